@@ -1,0 +1,38 @@
+"""Turn tickets into stronger ones of the same density: Lottery Pools, SWA, EMA; or look at the line between them.
+
+    python Lottery_pools.py --checkpoint DIR --dataset cifar100 --arch resnet18 --interpolate_method Lottery_pools
+    python Lottery_pools.py --checkpoint DIR --dataset digits --arch resnet20s --interpolation_value_list 0.5
+
+DIR holds tickets of main_imp.py, of the published scripts or of OpenLTH. Pools, pools.json, pools.csv and accuracy.png
+go to DIR/pools/ or to --save_dir. The same command, given again, goes on where the last one stopped.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from CIFAR.flags import add_data_flags, data_from_flags
+from utils import cli
+from utils.methods import run_method
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(__doc__)
+    cli.add_pool_flags(parser)
+    add_data_flags(parser)
+    cli.add_network_flags(parser)
+    cli.add_run_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    device = cli.select_device(args)
+    data = data_from_flags(args, device)
+    net = cli.make_network(args, data, device)
+    run_method(args, net, data, cli.announcer(args))
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,50 @@
+"""The registry of networks: what `--arch` can name, and the networks themselves, which normalise their own images."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from models import openlth, resnet, resnet_cifar, vgg
+from models.normalize import normalize_first
+from utils.errors import UserError
+
+_BUILDERS = {arch: family.build for family in (resnet_cifar, resnet, vgg) for arch in family.ARCHS}
+
+
+def arch_names() -> list[str]:
+    """What `--arch` can name: fixed names, then patterns with a depth D and an optional first width W."""
+    return [*_BUILDERS, *openlth.PATTERNS]
+
+
+def build(
+    arch: str,
+    classes: int,
+    mean: Sequence[float] | torch.Tensor,
+    std: Sequence[float] | torch.Tensor,
+    imagenet_stem: bool = False,
+) -> nn.Module:
+    """A freshly initialised network: float images (N, 3, H, W) from 0 to 1, to logits (N, `classes`).
+
+    It first normalises its images with `mean` and `std`, three numbers each. OpenLTH's networks use the statistics that
+    OpenLTH does, whatever is passed, and its `imagenet_resnet` has 1,000 outputs. A network that cannot take images of
+    every size has an attribute `smallest_image` (height and width in pixels). Raises `UserError` if no network is
+    called `arch`, or if the ImageNet stem is asked of one that has no choice of stems (all but resnet18 to resnet152).
+    """
+    _check(arch, imagenet_stem)
+    if arch in resnet.ARCHS:
+        return normalize_first(resnet.build(arch, classes, imagenet_stem), mean, std)
+    if arch in _BUILDERS:
+        return normalize_first(_BUILDERS[arch](arch, classes), mean, std)
+    return normalize_first(openlth.build(arch, classes), openlth.MEAN, openlth.STD)
+
+
+def _check(arch: str, imagenet_stem: bool) -> None:
+    """Raises `UserError`, in one line that names the flag, for what `build` cannot make."""
+    if arch not in _BUILDERS and not openlth.is_name(arch):
+        raise UserError(f"--arch: no network {arch!r}; choose from {', '.join(arch_names())} ({openlth.DEPTHS})")
+    if imagenet_stem and arch not in resnet.ARCHS:
+        raise UserError(
+            f"--imagenet_arch: {arch} has only one stem; leave the flag out or choose --arch from "
+            f"{', '.join(resnet.ARCHS)}"
+        )

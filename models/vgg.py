@@ -1,0 +1,37 @@
+"""VGG with batch norm (Simonyan and Zisserman 2015), and one linear layer for a head instead of three."""
+
+import torch
+from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
+
+# The paper's configurations.
+ARCHS = {"vgg11_bn": "A", "vgg13_bn": "B", "vgg16_bn": "D", "vgg19_bn": "E"}
+
+
+class VGG(nn.Module):
+    """The convolutions of one of the paper's configurations: images (N, 3, H, W) to logits (N, `classes`).
+
+    `smallest_image` is the least height and width in pixels: each of the five poolings halves them.
+    """
+
+    smallest_image = 32
+
+    def __init__(self, configuration: str, classes: int):
+        super().__init__()
+        self.features = make_layers(cfgs[configuration], batch_norm=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(512, classes)
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+
+
+def build(arch: str, classes: int) -> VGG:
+    """The network that `arch`, a key of `ARCHS`, names."""
+    return VGG(ARCHS[arch], classes)

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Lottery Pools from nothing, in minutes on two CPU cores: six tickets of a small network on handwritten digits, all
+# methods on them, one table and one picture. Run it again and it goes on where it stopped.
+#   PYTHON   interpreter (default: python)
+#   OUT      folder of tickets and pools (default: runs/quickstart)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python}
+out=$(realpath -m "${OUT:-runs/quickstart}")
+images=(--dataset digits --arch resnet20s --batch_size 64)
+
+cd CIFAR
+"$python" -u main_imp.py "${images[@]}" --prune_type rewind_lt --rewind_epoch 1 --pruning_times 6 \
+  --epochs 8 --decreasing_lr 5,7 --lr 0.05 --save_dir "$out"
+
+pools() { "$python" -u Lottery_pools.py "${images[@]}" --checkpoint "$out" --rewind_epoch 1 "$@"; }
+pools --interpolate_method Lottery_pools
+pools --interpolate_method Lottery_pools --interpolation_value_list 0.5
+pools --interpolate_method interpolate_swa
+pools --interpolate_method interpolate_ema --EMA_value 0.95
+pools --interpolate_method linear_inter
+
+echo
+"$python" evaluate.py "$out"/pools/{Lottery_pools,Lottery_pools_0.5,interpolate_swa,interpolate_ema_0.95} --save_dir "$out"

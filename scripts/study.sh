@@ -1,0 +1,25 @@
+# The paper's CIFAR study: every network, data set and seed. Sourced by cifar_imp.sh and cifar_pools.sh.
+#   ARCHS, DATASETS, SEEDS   override the lists, separated by blanks
+#   DATA                     folder of the images (default: ../data, as seen from CIFAR/)
+#   PYTHON                   interpreter (default: python)
+# In a Slurm array (sbatch --array=0-11) each task does the one combination of its number; otherwise all, in turn.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../CIFAR"
+python=${PYTHON:-python}
+data=${DATA:-../data}
+
+combinations=()
+for arch in ${ARCHS:-resnet18 vgg16_bn}; do
+  for dataset in ${DATASETS:-cifar10 cifar100}; do
+    for seed in ${SEEDS:-41 42 43}; do
+      combinations+=("$arch $dataset $seed")
+    done
+  done
+done
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+  if [ "$SLURM_ARRAY_TASK_ID" -ge "${#combinations[@]}" ]; then
+    echo "there are ${#combinations[@]} combinations: sbatch --array=0-$((${#combinations[@]} - 1))" >&2
+    exit 2
+  fi
+  combinations=("${combinations[$SLURM_ARRAY_TASK_ID]}")
+fi

@@ -1,0 +1,222 @@
+"""What the command lines of all scripts share: flags, device, network, and errors of one line."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import nn
+
+import models
+from utils.errors import UserError
+from utils.imp import PRUNE_TYPES, ImpSettings
+from utils.methods import METHODS
+from utils.pools import PAPER_COEFFICIENTS
+from utils.randomness import derive_seed
+from utils.training import Schedule
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help shows defaults and whose errors are one line."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
+    """Run a script's `main` and turn a user's mistake into one line on standard error and exit status 2."""
+    try:
+        main(None)
+        sys.exit(0)
+    except UserError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        message = " ".join(str(error).split())
+        sys.exit(_fail(f"{Path(sys.argv[0]).name}: error: {message}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted; the same command goes on from here", 130))
+    except BrokenPipeError:
+        # The reader of our output (`head`, say) has gone: stop quietly, also when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(line: str, status: int) -> int:
+    print(line, file=sys.stderr)
+    return status
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def number(text: str) -> float:
+    """A finite number, 0 or more."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return value
+
+
+def epochs_list(text: str) -> tuple[int, ...]:
+    """Epochs separated by commas; an empty text means none."""
+    return tuple(count(part) for part in text.split(",") if part.strip())
+
+
+# argparse names the type in its errors.
+share.__name__, count.__name__, positive.__name__ = "share", "whole number", "positive whole number"
+
+
+def add_network_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("--arch", default="resnet18", help=f"one of {', '.join(models.arch_names())}")
+    group.add_argument("--imagenet_arch", action="store_true", help="the ImageNet stem: 7×7 convolution and max-pool")
+
+
+def add_run_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument("--seed", type=count, default=41, help="initialisation, order of images, augmentation")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--gpu", type=count, help="the same as --device cuda:N, as the published scripts spell it")
+    group.add_argument("--amp", action="store_true", help="bfloat16 arithmetic; weights and statistics stay float32")
+    group.add_argument("--channels_last", action="store_true", help="store activations channels last")
+    group.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
+    group.add_argument("--batch_size", type=positive, default=128, help="images a batch in training and recalibration")
+    group.add_argument("--quiet", action="store_true", help="print results alone")
+    group.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    unused = parser.add_argument_group("of the published scripts, accepted with no use left")
+    unused.add_argument("--workers", "-j", type=int, help="images are in memory, nothing loads them")
+    unused.add_argument("--print_freq", "-p", type=int, help="every epoch and every candidate gets its line")
+    unused.add_argument("--inference", action="store_true", help="a search never trains")
+
+
+def add_imp_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive, default=182, help="epochs that each level trains to")
+    group.add_argument("--lr", type=number, default=0.1, help="learning rate of SGD")
+    group.add_argument("--momentum", type=share, default=0.9, help="momentum of SGD")
+    group.add_argument("--weight_decay", type=number, default=1e-4, help="weight decay of SGD")
+    group.add_argument("--warmup", type=count, default=0, help="epochs over which the learning rate rises")
+    group.add_argument("--decreasing_lr", type=epochs_list, default="91,136", help="epochs at which it falls tenfold")
+    group = parser.add_argument_group("pruning")
+    group.add_argument("--pruning_times", type=positive, default=19, help="levels, the dense one included")
+    group.add_argument("--rate", type=share, default=0.2, help="share of the remaining weights pruned at each level")
+    group.add_argument(
+        "--prune_type",
+        choices=PRUNE_TYPES,
+        default="rewind_lt",
+        help="where weights go back to: initialisation (lt), --rewind_epoch (rewind_lt), best dense weights (pt)",
+    )
+    group.add_argument("--rewind_epoch", type=count, default=9, help="epoch of level 0 that rewind_lt goes back to")
+    group.add_argument("--random_prune", action="store_true", help="prune a random share, not the smallest weights")
+    group = parser.add_argument_group("files")
+    group.add_argument("--save_dir", type=Path, help="folder of the tickets; default: checkpoints/… by the flags")
+    group.add_argument("--resume", action="store_true", help="accepted: a run always goes on where it stopped")
+    group.add_argument("--checkpoint", type=Path, help="go on with the run in this folder, or of this checkpoint file")
+
+
+def add_pool_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("pools")
+    group.add_argument(
+        "--interpolate_method", choices=METHODS, default="Lottery_pools", help="how tickets are combined"
+    )
+    group.add_argument(
+        "--interpolation_value_list",
+        type=share,
+        nargs="+",
+        default=list(PAPER_COEFFICIENTS),
+        metavar="C",
+        help="coefficients tried: the share (0 to 1) that the pool keeps; 0.5 alone is averaging",
+    )
+    group.add_argument("--search_num", type=count, default=19, help="candidates tried for each start, nearest first")
+    group.add_argument("--EMA_value", type=share, default=0.95, help="share that the moving average keeps")
+    group.add_argument("--levels", type=count, nargs="+", metavar="L", help="tickets to start from; default: all")
+    group.add_argument("--bn_images", type=count, default=0, help="training images a recalibration sees; 0: all")
+    group = parser.add_argument_group("files")
+    group.add_argument("--checkpoint", type=Path, help="folder of the tickets; default: by the next two")
+    group.add_argument("--prune_type", choices=PRUNE_TYPES, default="rewind_lt", help="of the tickets' run")
+    group.add_argument("--rewind_epoch", type=count, default=9, help="of the tickets' run")
+    group.add_argument("--save_dir", type=Path, help="folder of the pools; default: pools/… in the tickets' folder")
+
+
+def imp_settings(args: argparse.Namespace) -> ImpSettings:
+    """The settings of an IMP run, or UserError where flags contradict each other."""
+    if not 0 < args.rate < 1:
+        raise UserError(f"--rate {args.rate} must lie between 0 and 1")
+    if args.prune_type == "rewind_lt" and args.rewind_epoch >= args.epochs:
+        raise UserError(f"--rewind_epoch {args.rewind_epoch} leaves nothing to train of --epochs {args.epochs}")
+    return ImpSettings(
+        prune_type=args.prune_type,
+        pruning_times=args.pruning_times,
+        rate=args.rate,
+        random_prune=args.random_prune,
+        rewind_epoch=args.rewind_epoch,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        schedule=Schedule(args.lr, args.decreasing_lr, args.warmup),
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        seed=args.seed,
+        amp=args.amp,
+    )
+
+
+def select_device(args: argparse.Namespace) -> torch.device:
+    """The device that --device or --gpu names; `auto` is CUDA where there is one."""
+    wanted = f"cuda:{args.gpu}" if args.gpu is not None and args.device == "auto" else args.device
+    if wanted == "auto" or (args.gpu is not None and not torch.cuda.is_available()):
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {wanted} cannot be used: {reason} (auto, cpu, cuda or cuda:N)") from error
+    return device
+
+
+def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Module:
+    """The network that --arch names, initialised from --seed, for the classes and channels of `data`, on `device`."""
+    torch.manual_seed(derive_seed(args.seed, "initialisation"))
+    net = models.build(args.arch, len(data.classes), data.mean, data.std, args.imagenet_arch)
+    smallest = getattr(net, "smallest_image", 1)
+    if data.side < smallest:
+        raise UserError(
+            f"--arch {args.arch} needs images of {smallest}×{smallest} or more; these are {data.side}×{data.side}"
+        )
+    net.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+    if args.compile:
+        net.compile()
+    return net
+
+
+def announcer(args: argparse.Namespace) -> Callable[[str], None]:
+    """What takes the lines of the log: standard output, or nothing with --quiet."""
+    return (lambda line: None) if args.quiet else (lambda line: print(line, flush=True))

@@ -1,0 +1,112 @@
+"""Linear mode connectivity (Frankle et al. 2020): accuracy and loss along the line between two tickets."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from utils import checkpoint, report, tickets
+from utils.evaluation import Evaluator, Score
+from utils.interpolation import interpolate
+from utils.provenance import refuse_other_run
+from utils.pruning import State
+from utils.tickets import TicketFile
+
+
+def walk(first: State, second: State, coefficients: Sequence[float], score: Callable[[State], Score]) -> dict:
+    """Score `c·first + (1-c)·second` for every `c` of `coefficients` and for both ends, by rising `c`.
+
+    Returns `coefficients`, `test_accuracy` (percent) and `test_loss` (nats), one value a point, and `barrier`.
+    """
+    line = sorted({0.0, *coefficients, 1.0})
+    scores = [score(interpolate(first, second, coefficient)) for coefficient in line]
+    losses = [point.loss for point in scores]
+    return {
+        "coefficients": line,
+        "test_accuracy": [point.accuracy for point in scores],
+        "test_loss": losses,
+        "barrier": barrier(line, losses),
+    }
+
+
+def barrier(coefficients: Sequence[float], losses: Sequence[float]) -> float:
+    """The highest that the loss rises above the straight line between its values at both ends; 0 if it never does."""
+    first, last = losses[0], losses[-1]
+    straight = (first + (last - first) * coefficient for coefficient in coefficients)
+    return max(loss - level for loss, level in zip(losses, straight, strict=True))
+
+
+class ConnectivityRun:
+    """The line between each pair of neighbouring levels of `files`, into `folder`.
+
+    Batch norm is recalibrated at every point, at both ends too, so that the curve shows what the weights do alone; an
+    end may therefore differ a little from its ticket, which has the statistics of its training. Nothing is pruned.
+    `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[TicketFile],
+        evaluator: Evaluator,
+        seed: int,
+        folder: Path,
+        description: dict[str, Any],
+        say: Callable[[str], None],
+    ):
+        self.files, self.evaluator, self.seed = files, evaluator, seed
+        self.folder, self.description, self.say = folder, description, say
+
+    def run(self, coefficients: Sequence[float]) -> list[dict[str, Any]]:
+        """Walk every pair that has not been walked yet; returns the entries of `connectivity.json`."""
+        done = {tuple(entry["levels"]): entry for entry in self._finished()}
+        entries = []
+        for first, second in pairwise(self.files):
+            levels = (first.level, second.level)
+            entries.append(done.get(levels) or self._walk_pair(first, second, coefficients))
+            self.say(f"levels {levels[0]} and {levels[1]}: barrier {entries[-1]['barrier']:.4f}")
+            self._save(entries)
+        return entries
+
+    def _finished(self) -> list[dict[str, Any]]:
+        path = self.folder / tickets.CONNECTIVITY_JSON
+        if not path.exists():
+            return []
+        content = checkpoint.load_json(path)
+        refuse_other_run(content["settings"], self.description["settings"], path)
+        return content["paths"]
+
+    def _walk_pair(self, first: TicketFile, second: TicketFile, coefficients: Sequence[float]) -> dict[str, Any]:
+        def score(state: State) -> Score:
+            state = self.evaluator.recalibrate(state, self.seed, "connectivity", first.level)
+            return self.evaluator.test(state)
+
+        states = (self.evaluator.read_ticket(file).state for file in (first, second))
+        return {"levels": [first.level, second.level], **walk(*states, coefficients, score)}
+
+    def _save(self, entries: list[dict[str, Any]]) -> None:
+        checkpoint.save_json({**self.description, "paths": entries}, self.folder / tickets.CONNECTIVITY_JSON)
+        columns = ("coefficients", "test_accuracy", "test_loss")
+        rows = [
+            [*entry["levels"], *values, entry["barrier"]]
+            for entry in entries
+            for values in zip(*(entry[column] for column in columns), strict=True)
+        ]
+        header = ("level", "other_level", "coefficient", *columns[1:], "barrier")
+        report.write_csv(header, rows, self.folder / tickets.CONNECTIVITY_CSV)
+        report.plot_connectivity(entries, self.folder / tickets.CONNECTIVITY_PLOT)
+
+
+def barrier_table(entries: Sequence[dict[str, Any]]) -> str:
+    """One aligned line a pair: accuracy at both ends, the lowest on the line, and the barrier."""
+    rows = [
+        (
+            f"{entry['levels'][0]}-{entry['levels'][1]}",
+            f"{entry['test_accuracy'][-1]:.2f}",
+            f"{entry['test_accuracy'][0]:.2f}",
+            f"{min(entry['test_accuracy']):.2f}",
+            f"{max(entry['test_loss']):.4f}",
+            f"{entry['barrier']:.4f}",
+        )
+        for entry in entries
+    ]
+    return report.format_table(("levels", "first %", "second %", "lowest %", "highest loss", "barrier"), rows)

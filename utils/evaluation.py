@@ -1,0 +1,100 @@
+"""What a network is worth: accuracy and loss of a state dict on images, and the statistics that it needs for that.
+
+This module and `utils.training` are the only ones that know a device.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from utils.batchnorm import recalibrate
+from utils.pruning import State
+from utils.tickets import Ticket, TicketFile, fit_to_network, read_ticket
+
+
+@dataclass(frozen=True)
+class Score:
+    """Counts over a set of images: exact, so that they can be summed over batches and processes."""
+
+    correct: int
+    images: int
+    loss_sum: float
+
+    @property
+    def accuracy(self) -> float:
+        """Percent."""
+        return 100.0 * self.correct / self.images
+
+    @property
+    def loss(self) -> float:
+        """Cross-entropy in nats, mean over the images."""
+        return self.loss_sum / self.images
+
+
+@torch.inference_mode()
+def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    """Score `net` in evaluation mode on batches of (images N×3×H×W, labels N), reading the device once at the end."""
+    net.eval()
+    images, correct, loss = 0, 0, 0.0
+    for inputs, labels in batches:
+        outputs = net(inputs).float()
+        correct += (outputs.argmax(1) == labels).sum()
+        loss += cross_entropy(outputs, labels, reduction="sum").double()
+        images += len(labels)
+    return Score(int(correct), images, float(loss))
+
+
+class Evaluator:
+    """Scores state dicts on the images of one data set, through one network that lends itself to all of them.
+
+    `net`, an `arch`, is on the data's device; `data` has `train_batches` and `eval_batches` as those of
+    `CIFAR.dataset.ImageData`. `bn_images` bounds how many training images a recalibration sees (0: all of them).
+    """
+
+    def __init__(self, arch: str, net: nn.Module, data, batch_size: int, bn_images: int = 0, amp: bool = False):
+        self.arch, self.net, self.data = arch, net, data
+        self.batch_size, self.bn_images, self.amp = batch_size, bn_images, amp
+        self.device = next(net.parameters()).device
+
+    def read_ticket(self, file: TicketFile) -> Ticket:
+        """The ticket on the device, checked to be one of this network."""
+        ticket = fit_to_network(read_ticket(file), self.net.state_dict(), self.arch)
+        return replace(ticket, state=self.to_device(ticket.state), mask=self.to_device(ticket.mask))
+
+    def to_device(self, state: Mapping[str, Tensor]) -> State:
+        return {name: value.to(self.device, copy=True) for name, value in state.items()}
+
+    def recalibrate(self, state: State, *purpose: int | str) -> State:
+        """`state` with batch-norm statistics of its own, from augmented training images that `purpose` selects."""
+        self._load(state)
+        batches = self.data.train_batches(self.batch_size, *purpose, limit=self.bn_images)
+        with self._precision():
+            recalibrate(self.net, (images for images, _ in batches))
+        return {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+
+    def validate(self, state: State) -> Score:
+        return self._score(state, "val")
+
+    def test(self, state: State) -> Score:
+        """For reports alone: nothing may be chosen by it."""
+        return self._score(state, "test")
+
+    def _score(self, state: State, split: str) -> Score:
+        self._load(state)
+        with self._precision():
+            return evaluate(self.net, self.data.eval_batches(split))
+
+    def _load(self, state: State) -> None:
+        self.net.load_state_dict(state)
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        return autocast(self.device, self.amp)
+
+
+def autocast(device: torch.device, amp: bool) -> contextlib.AbstractContextManager:
+    """bfloat16 arithmetic where it is safe, or none; weights and batch-norm statistics stay in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)

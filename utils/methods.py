@@ -1,0 +1,83 @@
+"""The methods that `Lottery_pools.py` offers, by the names of --interpolate_method."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from utils import tickets
+from utils.connectivity import ConnectivityRun, barrier_table
+from utils.errors import UserError
+from utils.evaluation import Evaluator
+from utils.pool_runs import PoolRun, results_table
+from utils.pools import PAPER_COEFFICIENTS, Method, ema, greedy, swa
+from utils.provenance import describe_run
+from utils.tickets import TicketFile
+
+# The paper's README spells the last one "liner".
+CONNECTIVITY = ("liner_inter", "linear_inter")
+METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", *CONNECTIVITY)
+
+
+def run_method(args: argparse.Namespace, net: nn.Module, data, say: Callable[[str], None]) -> None:
+    """Do what --interpolate_method asks with the tickets of --checkpoint, and print its table."""
+    source = args.checkpoint or tickets.run_folder(
+        args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed
+    )
+    files = tickets.find_tickets(source)
+    levels = _chosen_levels(args.levels, files)
+    folder = args.save_dir or source / "pools" / _folder_name(args)
+    evaluator = Evaluator(args.arch, net, data, args.batch_size, args.bn_images, args.amp)
+    description = describe_run(vars(args), evaluator.device, data.sizes)
+    say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {evaluator.device}: {folder}")
+    _check_all(files, evaluator, say)
+    if args.interpolate_method in CONNECTIVITY:
+        run = ConnectivityRun(files, evaluator, args.seed, folder, description, say)
+        print(barrier_table(run.run(args.interpolation_value_list)), flush=True)
+    else:
+        pools = PoolRun(files, evaluator, _method(args), args.search_num, args.seed, folder, description, say)
+        print(results_table(pools.run(levels)), flush=True)
+
+
+def _method(args: argparse.Namespace) -> Method:
+    if args.interpolate_method == "interpolate_swa":
+        return swa()
+    if args.interpolate_method == "interpolate_ema":
+        return ema(args.EMA_value)
+    return greedy(args.interpolation_value_list)
+
+
+def method_label(settings: Mapping[str, Any]) -> str:
+    """What tables and pictures call the method that a `pools.json` with these `settings` comes from."""
+    method, values = settings["interpolate_method"], settings["interpolation_value_list"]
+    if method == "Lottery_pools":
+        return "average" if values == [0.5] else "Lottery Pools"
+    return {"interpolate_swa": "SWA", "interpolate_ema": f"EMA {settings['EMA_value']:g}"}[method]
+
+
+def _folder_name(args: argparse.Namespace) -> str:
+    """A folder of its own for each method and its coefficients, so that the paper's commands can follow each other."""
+    if args.interpolate_method == "interpolate_ema":
+        return f"interpolate_ema_{args.EMA_value:g}"
+    if args.interpolate_method == "interpolate_swa" or args.interpolation_value_list == list(PAPER_COEFFICIENTS):
+        return args.interpolate_method
+    return "_".join([args.interpolate_method, *(f"{value:g}" for value in args.interpolation_value_list)])
+
+
+def _chosen_levels(wanted: Sequence[int] | None, files: Sequence[TicketFile]) -> list[int]:
+    there = [file.level for file in files]
+    for level in wanted or ():
+        if level not in there:
+            raise UserError(f"--levels {level}: there are tickets of levels {' '.join(map(str, there))}")
+    return list(wanted or there)
+
+
+def _check_all(files: Sequence[TicketFile], evaluator: Evaluator, say: Callable[[str], None]) -> None:
+    """Read every ticket once, so that a broken one stops the run at its beginning and not after hours."""
+    for file in files:
+        ticket = evaluator.read_ticket(file)
+        say(f"  level {file.level:2d}  {100 * ticket.density:6.2f}% of weights  {file.path}")
+    missing = sorted(set(range(files[-1].level)) - {file.level for file in files})
+    if missing:
+        say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")

@@ -1,0 +1,200 @@
+"""One method over the tickets of one run: read, search, save, go on after an interruption, report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils import checkpoint, report, tickets
+from utils.errors import UserError
+from utils.evaluation import Evaluator
+from utils.pools import Method, Pool, Step, neighbours, search
+from utils.provenance import refuse_other_run
+from utils.pruning import State, apply_mask, largest_magnitudes
+from utils.tickets import Ticket, TicketFile
+
+TABLE_HEADER = ("level", "density %", "ticket %", "pool %", "gain", "members (level:share)")
+
+
+class PoolRun:
+    """Pools from `files`, the tickets of a run, by one `method`; everything goes into `folder`.
+
+    `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[TicketFile],
+        evaluator: Evaluator,
+        method: Method,
+        search_num: int,
+        seed: int,
+        folder: Path,
+        description: dict[str, Any],
+        say: Callable[[str], None],
+    ):
+        self.files, self.evaluator, self.method, self.search_num = files, evaluator, method, search_num
+        self.seed, self.folder, self.description, self.say = seed, folder, description, say
+        self.entries = self._finished_entries()
+
+    def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
+        """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
+        self._save_table()
+        for file in self.files:
+            if file.level not in levels:
+                continue
+            if file.level in self.entries and tickets.pool_path(self.folder, file.level).exists():
+                self.say(f"level {file.level}: has its pool already")
+                continue
+            self.entries[file.level] = self._pool_ticket(file)
+            self._save_table()
+        return [self.entries[level] for level in sorted(self.entries)]
+
+    def _candidates(self, start: TicketFile) -> list[TicketFile]:
+        return neighbours(self.files, start, self.search_num)
+
+    def _finished_entries(self) -> dict[int, dict[str, Any]]:
+        """Entries of an earlier run of the same command, without those whose candidates are others by now."""
+        path = self.folder / tickets.POOLS_JSON
+        if not path.exists():
+            return {}
+        content = checkpoint.load_json(path)
+        try:
+            refuse_other_run(content["settings"], self.description["settings"], path)
+            tried = {entry["level"]: [step["candidate"] for step in entry["steps"]] for entry in content["pools"]}
+            expected = {file.level: [other.level for other in self._candidates(file)] for file in self.files}
+            return {
+                entry["level"]: entry for entry in content["pools"] if tried[entry["level"]] == expected[entry["level"]]
+            }
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged (no {error}): move it away to search again") from error
+
+    def _pool_ticket(self, file: TicketFile) -> dict[str, Any]:
+        """Search from one ticket and save its pool; returns its entry in `pools.json`."""
+        ticket = self.evaluator.read_ticket(file)
+        score = self.evaluator.validate(ticket.state).accuracy
+        self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score:.2f}%")
+        start = self._unfinished(file) or Pool(ticket.state, score, {file.level: 1.0})
+        pool = self._search(file, ticket, start)
+        entry = self._entry(ticket, score, pool)
+        self._save_pool(ticket, pool, entry)
+        tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
+        return entry
+
+    def _search(self, file: TicketFile, ticket: Ticket, pool: Pool) -> Pool:
+        candidates = self._candidates(file)
+        trials = sum(len(self.method.coefficients(number + 1)) for number in range(len(candidates)))
+        with tqdm(total=trials, desc=f"level {ticket.level}", leave=False, disable=None, unit="network") as bar:
+
+            def validate(state: State) -> float:
+                bar.update()
+                return self.evaluator.validate(state).accuracy
+
+            def after_step(pool: Pool) -> None:
+                bar.clear()
+                self.say(_step_line(pool.steps[-1]))
+                self._save_unfinished(ticket.level, pool)
+
+            return search(
+                pool,
+                [(file.level, lambda file=file: self.evaluator.read_ticket(file).state) for file in candidates],
+                self.method,
+                lambda state, number: self._finish(ticket, state, number),
+                validate,
+                after_step,
+            )
+
+    def _finish(self, ticket: Ticket, state: State, number: int) -> State:
+        """Prune an interpolated state to the ticket's density and give it batch-norm statistics of its own."""
+        if not ticket.is_dense:
+            state = apply_mask(state, largest_magnitudes(state, ticket.mask, ticket.kept))
+        return self.evaluator.recalibrate(state, self.seed, "recalibrate", ticket.level, number)
+
+    def _entry(self, ticket: Ticket, ticket_score: float, pool: Pool) -> dict[str, Any]:
+        return {
+            "level": ticket.level,
+            "density": ticket.density,
+            "members": [{"level": level, "weight": weight} for level, weight in pool.shares.items()],
+            "steps": [asdict(step) for step in pool.steps],
+            "ticket_val_accuracy": ticket_score,
+            "pool_val_accuracy": pool.score,
+            "ticket_test_accuracy": self.evaluator.test(ticket.state).accuracy,
+            "pool_test_accuracy": self.evaluator.test(pool.state).accuracy,
+            "checkpoint": tickets.pool_path(self.folder, ticket.level).name,
+        }
+
+    def _save_pool(self, ticket: Ticket, pool: Pool, entry: dict[str, Any]) -> None:
+        grown = len(pool.shares) > 1 and not ticket.is_dense
+        mask = largest_magnitudes(pool.state, ticket.mask, ticket.kept) if grown else ticket.mask
+        content = {
+            "state_dict": _on_cpu(apply_mask(pool.state, mask)),
+            "mask": _on_cpu(mask),
+            "recipe": {**entry, "settings": self.description["settings"]},
+        }
+        checkpoint.save(content, tickets.pool_path(self.folder, ticket.level))
+
+    def _save_unfinished(self, level: int, pool: Pool) -> None:
+        content = {**vars(pool), "state": _on_cpu(pool.state), "steps": [asdict(step) for step in pool.steps]}
+        checkpoint.save(content, tickets.unfinished_pool_path(self.folder, level))
+
+    def _unfinished(self, file: TicketFile) -> Pool | None:
+        """The pool that an interrupted search of this start had come to."""
+        path = tickets.unfinished_pool_path(self.folder, file.level)
+        if not path.exists():
+            return None
+        content = checkpoint.load(path)
+        pool = Pool(**{**content, "steps": [Step(**step) for step in content["steps"]]})
+        pool.state = self.evaluator.to_device(pool.state)
+        expected = [other.level for other in self._candidates(file)]
+        if [step.candidate for step in pool.steps] != expected[: len(pool.steps)]:
+            return None
+        self.say(f"  going on after {len(pool.steps)} of {len(expected)} candidates")
+        return pool
+
+    def _save_table(self) -> None:
+        """Write `pools.json`, `pools.csv` and the picture with the starts that are done."""
+        entries = [self.entries[level] for level in sorted(self.entries)]
+        checkpoint.save_json({**self.description, "pools": entries}, self.folder / tickets.POOLS_JSON)
+        if not entries:
+            return
+        columns = [name for name in entries[0] if name not in ("members", "steps", "checkpoint")]
+        rows = [[entry[name] for name in columns] + [_members(entry)] for entry in entries]
+        report.write_csv([*columns, "members"], rows, self.folder / tickets.POOLS_CSV)
+        series = {
+            label: [(entry["density"], entry[f"{label}_test_accuracy"]) for entry in entries]
+            for label in ("ticket", "pool")
+        }
+        report.plot_accuracy(series, self.folder / tickets.POOLS_PLOT)
+
+
+def _on_cpu(state: State) -> State:
+    return {name: value.detach().cpu() for name, value in state.items()}
+
+
+def _step_line(step: Step) -> str:
+    """What one candidate scored with each coefficient, and what became of it."""
+    scores = "  ".join(f"{c:g}: {score:.2f}" for c, score in zip(step.coefficients, step.scores, strict=True))
+    verdict = f"accepted at {step.coefficient:g}" if step.accepted else "rejected, the pool is better"
+    return f"  with level {step.candidate:2d}: {verdict}  ({scores})"
+
+
+def _members(entry: dict[str, Any]) -> str:
+    return " ".join(f"{member['level']}:{member['weight']:.3f}" for member in entry["members"])
+
+
+def results_table(entries: Sequence[dict[str, Any]]) -> str:
+    """One aligned line a start: level, density, test accuracy of ticket and pool, gain, members."""
+    rows = [
+        (
+            entry["level"],
+            f"{100 * entry['density']:.2f}",
+            f"{entry['ticket_test_accuracy']:.2f}",
+            f"{entry['pool_test_accuracy']:.2f}",
+            f"{entry['pool_test_accuracy'] - entry['ticket_test_accuracy']:+.2f}",
+            _members(entry),
+        )
+        for entry in entries
+    ]
+    return report.format_table(TABLE_HEADER, rows)

@@ -1,0 +1,122 @@
+"""Lottery Pools (Yin et al. 2023, Algorithm 2): the search that turns one ticket and its neighbours into a pool.
+
+Average, SWA and EMA are the same search with other coefficients and another rule of acceptance. All of it works on
+state dicts and two callables, so it pools whatever has a state dict; images and devices are the callables' business.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from utils.interpolation import interpolate
+from utils.pruning import State
+
+PAPER_COEFFICIENTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How candidates enter a pool.
+
+    `coefficients(k)` are the shares (0..1) that the pool may keep when its k-th candidate (from 1) is tried;
+    `accept_all` takes each candidate whatever it scores.
+    """
+
+    coefficients: Callable[[int], Sequence[float]]
+    accept_all: bool = False
+
+
+def greedy(coefficients: Sequence[float] = PAPER_COEFFICIENTS) -> Method:
+    """Lottery Pools: the best coefficient for each candidate, accepted unless the score falls. `[0.5]` is averaging."""
+    return Method(lambda _: coefficients)
+
+
+def swa() -> Method:
+    """The running mean of the ticket and all candidates, as in stochastic weight averaging (Izmailov et al. 2018)."""
+    return Method(lambda number: [number / (number + 1)], accept_all=True)
+
+
+def ema(decay: float) -> Method:
+    """The exponential moving average over the candidates: the pool keeps `decay` (0..1) at each."""
+    return Method(lambda _: [decay], accept_all=True)
+
+
+@dataclass
+class Step:
+    """One candidate tried: the score of each coefficient, the best coefficient, and whether it became the pool."""
+
+    candidate: int
+    coefficients: list[float]
+    scores: list[float]
+    coefficient: float
+    accepted: bool
+
+
+@dataclass
+class Pool:
+    """The pool so far, its score, and how it came about. `shares` maps each member's level to its weight in it."""
+
+    state: State
+    score: float
+    shares: dict[int, float]
+    steps: list[Step] = field(default_factory=list)
+
+
+def neighbours(levels: Sequence[T], start: T, search_num: int) -> list[T]:
+    """The first `search_num` others by nearness to `start`: one before, one after, two before, two after, ..."""
+    here = levels.index(start)
+    offsets = (sign * distance for distance in range(1, len(levels)) for sign in (-1, 1))
+    return [levels[here + offset] for offset in offsets if 0 <= here + offset < len(levels)][:search_num]
+
+
+def search(
+    pool: Pool,
+    candidates: Iterable[tuple[int, Callable[[], State]]],
+    method: Method,
+    finish: Callable[[State, int], State],
+    score: Callable[[State], float],
+    after_step: Callable[[Pool], None] = lambda pool: None,
+) -> Pool:
+    """Try the candidates in their order on `pool`, which holds the start and its score; returns it, grown.
+
+    Args:
+        candidates: (level, function that reads its state), one in memory at a time.
+        finish: makes an interpolated state a network of its own (prunes it to the ticket's density, recalibrates its
+            batch norm). It gets the candidate's number too, so that all coefficients of one see the same images.
+        score: what counts as better; higher is. Never by test images.
+        after_step: called after each candidate, to report and to save. A pool saved then goes on where it stopped:
+            candidates that its steps have are not tried again.
+    """
+    for number, (level, read) in enumerate(candidates, start=1):
+        if number <= len(pool.steps):
+            continue
+        best, step = _try_candidate(pool, level, read(), method.coefficients(number), finish, score)
+        best_score = max(step.scores)
+        if method.accept_all or best_score >= pool.score:
+            step.accepted = True
+            pool.state, pool.score = best, best_score
+            pool.shares = {member: share * step.coefficient for member, share in pool.shares.items()}
+            pool.shares[level] = pool.shares.get(level, 0.0) + 1 - step.coefficient
+        pool.steps.append(step)
+        after_step(pool)
+    return pool
+
+
+def _try_candidate(
+    pool: Pool,
+    level: int,
+    candidate: State,
+    coefficients: Sequence[float],
+    finish: Callable[[State, int], State],
+    score: Callable[[State], float],
+) -> tuple[State, Step]:
+    """The best of the interpolations between pool and candidate (the first of equals), and all their scores."""
+    best, scores = pool.state, []
+    for coefficient in coefficients:
+        trial = finish(interpolate(pool.state, candidate, coefficient), len(pool.steps) + 1)
+        scores.append(score(trial))
+        if scores[-1] > max(scores[:-1], default=float("-inf")):
+            best = trial
+    chosen = coefficients[scores.index(max(scores))]
+    return best, Step(level, list(coefficients), scores, chosen, accepted=False)
