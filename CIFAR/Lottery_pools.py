@@ -23,6 +23,7 @@ def build_parser() -> cli.Parser:
     add_data_flags(parser)
     cli.add_network_flags(parser)
     cli.add_run_flags(parser)
+    cli.add_unused_flags(parser, "--workers", "--print_freq")
     return parser
 
 

@@ -4,6 +4,7 @@ Augmentation is index arithmetic on whole batches, so neither worker processes n
 data and the network, and what an epoch sees follows from its purpose (seed, level, epoch) alone.
 """
 
+import hashlib
 import math
 import zipfile
 from collections.abc import Iterator
@@ -81,6 +82,15 @@ class ImageData:
         """How many images each split has."""
         return {"train": len(self.train), "val": len(self.val), "test": len(self.test)}
 
+    @cached_property
+    def identity(self) -> dict[str, int | str]:
+        """The sizes, and a digest of all images and labels: what tells this data set from any other."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.train, self.val, self.test):
+            digest.update(part.images.cpu().numpy())
+            digest.update(part.labels.cpu().numpy())
+        return {**self.sizes, "digest": digest.hexdigest()}
+
     @property
     def device(self) -> torch.device:
         """Where the images are, and the batches made from them."""
@@ -103,6 +113,9 @@ class ImageData:
             positions = corner[:, None] + self._window[mirror]
             images = pixels.index_select(0, positions.flatten()).view(-1, self.side, self.side, 3)
             yield _to_float(images), self.train.labels[index]
+
+    # Recalibration sees what training would: the published scripts use one loader for both.
+    bn_batches = train_batches
 
     def eval_batches(self, split: str, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of `split` ("train", "val" or "test") in order, as they are; yields what `train_batches` does."""

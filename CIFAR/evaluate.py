@@ -15,9 +15,11 @@ from utils.comparison import compare, read_results
 
 
 def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
-    parser.add_argument("pools", type=Path, nargs="+", help="folders of pools, one a method")
-    parser.add_argument("--save_dir", type=Path, help="folder of table and picture; default: the first folder's parent")
+    parser = cli.Parser(__doc__, usage="%(prog)s DIR [DIR …] [flags]")
+    parser.add_argument("pools", type=Path, nargs="+", metavar="DIR", help="folders of pools, one a method")
+    parser.add_argument(
+        "--save_dir", type=Path, metavar="DIR", help="folder of table and picture; default: the first folder's parent"
+    )
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser
 

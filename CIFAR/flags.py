@@ -11,10 +11,19 @@ from utils.cli import Parser, count, positive
 def add_data_flags(parser: Parser) -> None:
     group = parser.add_argument_group("images")
     group.add_argument("--dataset", choices=DATASETS, default="cifar100", help="digits needs no --data")
-    group.add_argument("--data", default="../data", help="folder of CIFAR's files, or an .npz file; see README")
+    group.add_argument(
+        "--data", default="../data", metavar="PATH", help="folder of CIFAR's files, or an .npz file; see README"
+    )
     group.add_argument("--data_url", metavar="URL", help="mirror to download CIFAR's archive from; still checked")
-    group.add_argument("--val_images", type=positive, help="last training images kept for validation (5,000; a tenth)")
-    group.add_argument("--data_limit", type=count, default=0, help="use the first N training and N test images; 0: all")
+    group.add_argument(
+        "--val_images",
+        type=positive,
+        metavar="N",
+        help="last training images kept for validation; default: 5,000 of CIFAR, else a tenth",
+    )
+    group.add_argument(
+        "--data_limit", type=count, default=0, metavar="N", help="use the first N training and N test images; 0: all"
+    )
     group.add_argument("--no_flip", action="store_true", help="never mirror training images")
 
 

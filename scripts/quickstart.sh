@@ -7,11 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 out=$(realpath -m "${OUT:-runs/quickstart}")
-images=(--dataset digits --arch resnet20s --batch_size 64)
+images=(--dataset digits --val_images 300 --arch resnet20s --batch_size 64)
 
 cd CIFAR
 "$python" -u main_imp.py "${images[@]}" --prune_type rewind_lt --rewind_epoch 1 --pruning_times 6 \
-  --epochs 8 --decreasing_lr 5,7 --lr 0.05 --save_dir "$out"
+  --epochs 6 --decreasing_lr 5 --save_dir "$out"
 
 pools() { "$python" -u Lottery_pools.py "${images[@]}" --checkpoint "$out" --rewind_epoch 1 "$@"; }
 pools --interpolate_method Lottery_pools

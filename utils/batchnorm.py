@@ -6,13 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from utils.distributed import SINGLE, Processes
+
 
 @torch.no_grad()
-def recalibrate(net: nn.Module, images: Iterable[Tensor]) -> None:
+def recalibrate(net: nn.Module, images: Iterable[Tensor], processes: Processes = SINGLE) -> None:
     """Set every running mean and variance of `net` to its mean over the batches in `images` (N×3×H×W each).
 
+    Several `processes` each see batches of their own (or none); the statistics are the mean over all of them.
+
     As `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018) does: statistics are reset, momentum is `None` (each
-    batch counts alike), and only batch norm is in train mode. Momenta and the mode of `net` are left in place.
+    batch counts alike), and batch norm is in train mode; unlike there, nothing else is, so that dropout stays off.
+    Momenta and the mode of `net` are left in place.
     """
     layers = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not layers:
@@ -29,3 +34,19 @@ def recalibrate(net: nn.Module, images: Iterable[Tensor]) -> None:
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     net.train(was_training)
+    if processes.world > 1:
+        _mean_over_processes(layers, processes)
+
+
+def _mean_over_processes(layers: list[_BatchNorm], processes: Processes) -> None:
+    """Replace each process's statistics by those over all batches, summed in float64 in one message."""
+    statistics = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
+    seen = layers[0].num_batches_tracked.double()
+    # A process without a batch has NaN or nothing to say: it weighs nothing.
+    flat = torch.cat([buffer.double().flatten() for buffer in statistics])
+    sums = processes.sum_(torch.cat([seen.view(1), flat * seen if seen > 0 else torch.zeros_like(flat)]))
+    means = (sums[1:] / sums[0]).split([buffer.numel() for buffer in statistics])
+    for buffer, mean in zip(statistics, means, strict=True):
+        buffer.copy_(mean.view_as(buffer))
+    for layer in layers:
+        layer.num_batches_tracked.fill_(int(sums[0]))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import models
+from utils.distributed import SINGLE, Processes, connect
 from utils.errors import UserError
 from utils.imp import PRUNE_TYPES, ImpSettings
 from utils.methods import METHODS
@@ -20,11 +21,19 @@ from utils.randomness import derive_seed
 from utils.training import Schedule
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose help shows defaults and whose errors are one line."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves the description's lines as they are and names the defaults that say something."""
 
-    def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False  # 0 says something
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help reads like a page and whose errors are one line."""
+
+    def __init__(self, description: str, usage: str = "%(prog)s [flags]"):
+        super().__init__(description=description, usage=usage, formatter_class=HelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
@@ -102,47 +111,87 @@ def add_network_flags(parser: Parser) -> None:
 
 def add_run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("run")
-    group.add_argument("--seed", type=count, default=41, help="initialisation, order of images, augmentation")
+    group.add_argument(
+        "--seed", type=count, default=41, metavar="S", help="initialisation, order of images, augmentation"
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--gpu", type=count, help="the same as --device cuda:N, as the published scripts spell it")
+    group.add_argument(
+        "--gpu", type=count, metavar="N", help="the same as --device cuda:N, as the published scripts spell it"
+    )
     group.add_argument("--amp", action="store_true", help="bfloat16 arithmetic; weights and statistics stay float32")
-    group.add_argument("--channels_last", action="store_true", help="store activations channels last")
+    group.add_argument("--channels_last", action="store_true", help="lay weights out channels last, as images are")
     group.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
-    group.add_argument("--batch_size", type=positive, default=128, help="images a batch in training and recalibration")
+    group.add_argument(
+        "--batch_size", type=positive, default=128, metavar="N", help="images a batch in training and recalibration"
+    )
     group.add_argument("--quiet", action="store_true", help="print results alone")
     group.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    unused = parser.add_argument_group("of the published scripts, accepted with no use left")
-    unused.add_argument("--workers", "-j", type=int, help="images are in memory, nothing loads them")
-    unused.add_argument("--print_freq", "-p", type=int, help="every epoch and every candidate gets its line")
-    unused.add_argument("--inference", action="store_true", help="a search never trains")
+
+
+def add_unused_flags(parser: Parser, *flags: str) -> None:
+    """Flags of the published scripts that ask for nothing that could be done otherwise."""
+    group = parser.add_argument_group("of the published scripts, accepted with no use left")
+    reasons = {
+        "--workers": "images are in memory, nothing loads them",
+        "--print_freq": "every epoch and every candidate gets its line",
+        "--master_port": "is multiproc.py's",
+        "--local_rank": "the environment says it",
+    }
+    short = {"--workers": ("-j",), "--print_freq": ("-p",), "--local_rank": ("--local-rank",)}
+    for flag in flags:
+        group.add_argument(flag, *short.get(flag, ()), type=int, metavar="N", help=reasons[flag])
+    group.add_argument("--inference", action="store_true", help="a search never trains")
+
+
+def add_process_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("processes")
+    group.add_argument(
+        "--timeout", type=positive, default=600, metavar="S", help="seconds to wait for a silent process"
+    )
 
 
 def add_imp_flags(parser: Parser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive, default=182, help="epochs that each level trains to")
-    group.add_argument("--lr", type=number, default=0.1, help="learning rate of SGD")
-    group.add_argument("--momentum", type=share, default=0.9, help="momentum of SGD")
-    group.add_argument("--weight_decay", type=number, default=1e-4, help="weight decay of SGD")
-    group.add_argument("--warmup", type=count, default=0, help="epochs over which the learning rate rises")
-    group.add_argument("--decreasing_lr", type=epochs_list, default="91,136", help="epochs at which it falls tenfold")
+    group.add_argument("--epochs", type=positive, default=182, metavar="N", help="epochs that each level trains to")
+    group.add_argument("--lr", type=number, default=0.1, metavar="R", help="learning rate of SGD")
+    group.add_argument("--momentum", type=share, default=0.9, metavar="M", help="momentum of SGD")
+    group.add_argument("--weight_decay", type=number, default=1e-4, metavar="W", help="weight decay of SGD")
+    group.add_argument("--warmup", type=count, default=0, metavar="N", help="epochs over which the learning rate rises")
+    group.add_argument(
+        "--decreasing_lr", type=epochs_list, default="91,136", metavar="N,N", help="epochs at which it falls tenfold"
+    )
     group = parser.add_argument_group("pruning")
-    group.add_argument("--pruning_times", type=positive, default=19, help="levels, the dense one included")
-    group.add_argument("--rate", type=share, default=0.2, help="share of the remaining weights pruned at each level")
+    group.add_argument("--pruning_times", type=positive, default=19, metavar="N", help="levels, the dense one included")
+    group.add_argument(
+        "--rate", type=share, default=0.2, metavar="R", help="share of the remaining weights pruned at each level"
+    )
     group.add_argument(
         "--prune_type",
         choices=PRUNE_TYPES,
         default="rewind_lt",
         help="where weights go back to: initialisation (lt), --rewind_epoch (rewind_lt), best dense weights (pt)",
     )
-    group.add_argument("--rewind_epoch", type=count, default=9, help="epoch of level 0 that rewind_lt goes back to")
+    group.add_argument(
+        "--rewind_epoch", type=count, default=9, metavar="N", help="epoch of level 0 that rewind_lt goes back to"
+    )
     group.add_argument("--random_prune", action="store_true", help="prune a random share, not the smallest weights")
     group = parser.add_argument_group("files")
-    group.add_argument("--save_dir", type=Path, help="folder of the tickets; default: checkpoints/… by the flags")
+    group.add_argument(
+        "--save_dir", type=Path, metavar="DIR", help="folder of the tickets; default: checkpoints/… by the flags"
+    )
     group.add_argument("--resume", action="store_true", help="accepted: a run always goes on where it stopped")
-    group.add_argument("--checkpoint", type=Path, help="go on with the run in this folder, or of this checkpoint file")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR|FILE",
+        help="go on with the run in this folder, or of this checkpoint file",
+    )
 
 
-def add_pool_flags(parser: Parser) -> None:
+def add_pool_flags(
+    parser: Parser, tickets_flags: tuple[str, ...] = ("--checkpoint",), pools_flag: str = "--save_dir"
+) -> None:
+    """The flags of a search; the published scripts call the folders of tickets and pools by different names."""
     group = parser.add_argument_group("pools")
     group.add_argument(
         "--interpolate_method", choices=METHODS, default="Lottery_pools", help="how tickets are combined"
@@ -155,15 +204,31 @@ def add_pool_flags(parser: Parser) -> None:
         metavar="C",
         help="coefficients tried: the share (0 to 1) that the pool keeps; 0.5 alone is averaging",
     )
-    group.add_argument("--search_num", type=count, default=19, help="candidates tried for each start, nearest first")
-    group.add_argument("--EMA_value", type=share, default=0.95, help="share that the moving average keeps")
+    group.add_argument(
+        "--search_num", type=count, default=19, metavar="N", help="candidates tried for each start, nearest first"
+    )
+    group.add_argument("--EMA_value", type=share, default=0.95, metavar="C", help="share that the moving average keeps")
     group.add_argument("--levels", type=count, nargs="+", metavar="L", help="tickets to start from; default: all")
-    group.add_argument("--bn_images", type=count, default=0, help="training images a recalibration sees; 0: all")
+    group.add_argument(
+        "--bn_images", type=count, default=0, metavar="N", help="training images a recalibration sees; 0: all"
+    )
     group = parser.add_argument_group("files")
-    group.add_argument("--checkpoint", type=Path, help="folder of the tickets; default: by the next two")
+    group.add_argument(
+        *tickets_flags,
+        dest="checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="folder of the tickets; default: by the next two",
+    )
     group.add_argument("--prune_type", choices=PRUNE_TYPES, default="rewind_lt", help="of the tickets' run")
-    group.add_argument("--rewind_epoch", type=count, default=9, help="of the tickets' run")
-    group.add_argument("--save_dir", type=Path, help="folder of the pools; default: pools/… in the tickets' folder")
+    group.add_argument("--rewind_epoch", type=count, default=9, metavar="N", help="of the tickets' run")
+    group.add_argument(
+        pools_flag,
+        dest="save_dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the pools; default: pools/… in the tickets' folder",
+    )
 
 
 def imp_settings(args: argparse.Namespace) -> ImpSettings:
@@ -190,16 +255,28 @@ def imp_settings(args: argparse.Namespace) -> ImpSettings:
 
 def select_device(args: argparse.Namespace) -> torch.device:
     """The device that --device or --gpu names; `auto` is CUDA where there is one."""
-    wanted = f"cuda:{args.gpu}" if args.gpu is not None and args.device == "auto" else args.device
-    if wanted == "auto" or (args.gpu is not None and not torch.cuda.is_available()):
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    name = _device_name(args)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(wanted)
-        torch.empty(0, device=device)
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {wanted} cannot be used: {reason} (auto, cpu, cuda or cuda:N)") from error
+        raise UserError(f"--device {name} cannot be used: {reason} (auto, cpu, cuda or cuda:N)") from error
     return device
+
+
+def join_processes(args: argparse.Namespace) -> Processes:
+    """The processes that this one was started with, if any, on the device that --device or --gpu names."""
+    select_device(args)
+    return connect(_device_name(args), args.timeout)
+
+
+def _device_name(args: argparse.Namespace) -> str:
+    if args.gpu is None or args.device != "auto":
+        return args.device
+    return f"cuda:{args.gpu}" if torch.cuda.is_available() else "cpu"
 
 
 def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Module:
@@ -217,6 +294,9 @@ def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Mod
     return net
 
 
-def announcer(args: argparse.Namespace) -> Callable[[str], None]:
-    """What takes the lines of the log: standard output, or nothing with --quiet."""
-    return (lambda line: None) if args.quiet else (lambda line: print(line, flush=True))
+def announcer(args: argparse.Namespace, processes: Processes = SINGLE) -> Callable[[str], None]:
+    """What takes the lines of the log: standard output, or nothing with --quiet. Ranks but 0 say which they are."""
+    if args.quiet:
+        return lambda line: None
+    prefix = "" if processes.is_main else f"[rank {processes.rank}] "
+    return lambda line: print(f"{prefix}{line}", flush=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from utils import checkpoint, report, tickets
+from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
 from utils.interpolation import interpolate
-from utils.provenance import refuse_other_run
+from utils.provenance import claim_folder
 from utils.pruning import State
 from utils.tickets import TicketFile
 
@@ -33,7 +34,8 @@ def barrier(coefficients: Sequence[float], losses: Sequence[float]) -> float:
     """The highest that the loss rises above the straight line between its values at both ends; 0 if it never does."""
     first, last = losses[0], losses[-1]
     straight = (first + (last - first) * coefficient for coefficient in coefficients)
-    return max(loss - level for loss, level in zip(losses, straight, strict=True))
+    rises = [loss - level for loss, level in zip(losses, straight, strict=True)]
+    return max([0.0, *rises[1:-1]])  # the ends are on the line, whatever rounding says
 
 
 class ConnectivityRun:
@@ -58,22 +60,25 @@ class ConnectivityRun:
 
     def run(self, coefficients: Sequence[float]) -> list[dict[str, Any]]:
         """Walk every pair that has not been walked yet; returns the entries of `connectivity.json`."""
-        done = {tuple(entry["levels"]): entry for entry in self._finished()}
-        entries = []
+        if len(self.files) < 2:
+            raise UserError("a line needs two tickets: --checkpoint names a folder with one")
+        done = self._finished()
         for first, second in pairwise(self.files):
             levels = (first.level, second.level)
-            entries.append(done.get(levels) or self._walk_pair(first, second, coefficients))
-            self.say(f"levels {levels[0]} and {levels[1]}: barrier {entries[-1]['barrier']:.4f}")
-            self._save(entries)
-        return entries
+            if levels not in done:
+                done[levels] = self._walk_pair(first, second, coefficients)
+            self.say(f"levels {levels[0]} and {levels[1]}: barrier {done[levels]['barrier']:.4f}")
+            if self.evaluator.processes.is_main:
+                self._save([done[levels] for levels in sorted(done)])
+        return [done[levels] for levels in sorted(done)]
 
-    def _finished(self) -> list[dict[str, Any]]:
+    def _finished(self) -> dict[tuple[int, int], dict[str, Any]]:
         path = self.folder / tickets.CONNECTIVITY_JSON
-        if not path.exists():
-            return []
-        content = checkpoint.load_json(path)
-        refuse_other_run(content["settings"], self.description["settings"], path)
-        return content["paths"]
+        found = claim_folder(path, self.description, self.evaluator.processes, paths=[])
+        try:
+            return {tuple(entry["levels"]): entry for entry in found["paths"]}
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: move it away") from error
 
     def _walk_pair(self, first: TicketFile, second: TicketFile, coefficients: Sequence[float]) -> dict[str, Any]:
         def score(state: State) -> Score:

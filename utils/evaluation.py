@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from utils.batchnorm import recalibrate
+from utils.distributed import SINGLE, Processes
 from utils.pruning import State
 from utils.tickets import Ticket, TicketFile, fit_to_network, read_ticket
 
@@ -36,8 +37,11 @@ class Score:
 
 
 @torch.inference_mode()
-def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """Score `net` in evaluation mode on batches of (images N×3×H×W, labels N), reading the device once at the end."""
+def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], processes: Processes = SINGLE) -> Score:
+    """Score `net` in evaluation mode on batches of (images N×3×H×W, labels N), reading the device once at the end.
+
+    With several `processes`, each has batches of its own and all get the score over all of them.
+    """
     net.eval()
     images, correct, loss = 0, 0, 0.0
     for inputs, labels in batches:
@@ -45,18 +49,34 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
         correct += (outputs.argmax(1) == labels).sum()
         loss += cross_entropy(outputs, labels, reduction="sum").double()
         images += len(labels)
-    return Score(int(correct), images, float(loss))
+    return total_score(int(correct), images, float(loss), processes)
+
+
+def total_score(correct: int, images: int, loss_sum: float, processes: Processes) -> Score:
+    """The sum of every process's counts and losses."""
+    correct, images = processes.sum_counts(correct, images)
+    return Score(correct, images, float(processes.sum_(torch.tensor(loss_sum, dtype=torch.float64))))
 
 
 class Evaluator:
     """Scores state dicts on the images of one data set, through one network that lends itself to all of them.
 
-    `net`, an `arch`, is on the data's device; `data` has `train_batches` and `eval_batches` as those of
+    `net`, an `arch`, is on the data's device; `data` has `bn_batches` and `eval_batches` as those of
     `CIFAR.dataset.ImageData`. `bn_images` bounds how many training images a recalibration sees (0: all of them).
+    With several `processes`, all call the same methods with the same states, and all get the same scores.
     """
 
-    def __init__(self, arch: str, net: nn.Module, data, batch_size: int, bn_images: int = 0, amp: bool = False):
-        self.arch, self.net, self.data = arch, net, data
+    def __init__(
+        self,
+        arch: str,
+        net: nn.Module,
+        data,
+        batch_size: int,
+        bn_images: int = 0,
+        amp: bool = False,
+        processes: Processes = SINGLE,
+    ):
+        self.arch, self.net, self.data, self.processes = arch, net, data, processes
         self.batch_size, self.bn_images, self.amp = batch_size, bn_images, amp
         self.device = next(net.parameters()).device
 
@@ -71,9 +91,9 @@ class Evaluator:
     def recalibrate(self, state: State, *purpose: int | str) -> State:
         """`state` with batch-norm statistics of its own, from augmented training images that `purpose` selects."""
         self._load(state)
-        batches = self.data.train_batches(self.batch_size, *purpose, limit=self.bn_images)
+        batches = self.data.bn_batches(self.batch_size, *purpose, limit=self.bn_images)
         with self._precision():
-            recalibrate(self.net, (images for images, _ in batches))
+            recalibrate(self.net, (images for images, _ in batches), self.processes)
         return {name: value.detach().clone() for name, value in self.net.state_dict().items()}
 
     def validate(self, state: State) -> Score:
@@ -86,7 +106,7 @@ class Evaluator:
     def _score(self, state: State, split: str) -> Score:
         self._load(state)
         with self._precision():
-            return evaluate(self.net, self.data.eval_batches(split))
+            return evaluate(self.net, self.data.eval_batches(split), self.processes)
 
     def _load(self, state: State) -> None:
         self.net.load_state_dict(state)

@@ -6,17 +6,17 @@ every epoch ends in a checkpoint, so a run that was stopped goes on to the same 
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils import checkpoint, report, tickets
+from utils import report
+from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
-from utils.evaluation import autocast, evaluate
+from utils.evaluation import Score, autocast, evaluate
 from utils.pruning import (
     Mask,
     State,
@@ -29,6 +29,7 @@ from utils.pruning import (
     prune_smallest,
 )
 from utils.randomness import generator
+from utils.tickets import RunFiles, Snapshot, read_ticket
 from utils.training import Schedule, make_optimizer, train_epoch
 
 PRUNE_TYPES = ("lt", "rewind_lt", "pt")
@@ -56,28 +57,29 @@ class ImpSettings:
         return self.rewind_epoch if level > 0 and self.prune_type == "rewind_lt" else 0
 
 
-@dataclass
-class Level:
-    """How far one level has come. Weights are in the network, momentum is in the optimizer."""
-
-    level: int
-    epoch: int  # epochs done
-    mask: Mask  # on the CPU; all True at level 0
-    rewind: State  # the weights that the next level goes back to
-    curves: dict[str, list[float]] = field(default_factory=lambda: {"train_ta": [], "val_ta": [], "test_ta": []})
-    best: float = -1.0  # best validation accuracy so far, percent
-
-
 class ImpRun:
-    """One run: `net` (on the data's device) trained on `data` level by level, its files in `folder`.
+    """One run: `net` (on the data's device) trained on `data` level by level, its files in `files`.
 
-    `data` has `train_batches`, `train_batch_count` and `eval_batches` as `CIFAR.dataset.ImageData` does; `say` takes
-    each line of the log.
+    `data` has the methods of `CIFAR.dataset.ImageData`, `prunable` names the weights that may be pruned, `say` takes
+    each line of the log. With several `processes` every one of them runs this on its part of the images, and the main
+    one writes.
     """
 
-    def __init__(self, net: nn.Module, data, settings: ImpSettings, folder: Path, say: Callable[[str], None]):
-        self.net, self.data, self.settings, self.folder, self.say = net, data, settings, folder, say
+    def __init__(
+        self,
+        net: nn.Module,
+        data,
+        settings: ImpSettings,
+        files: RunFiles,
+        say: Callable[[str], None],
+        prunable: Sequence[str] | None = None,
+        processes: Processes = SINGLE,
+    ):
+        self.net, self.data, self.settings, self.files, self.say = net, data, settings, files, say
+        self.prunable = prunable or prunable_names(net)
+        self.processes = processes
         self.device = next(net.parameters()).device
+        self.forward = self.processes.wrap(net)
         self.optimizer = self._new_optimizer()
 
     def run(self) -> None:
@@ -89,72 +91,94 @@ class ImpRun:
                 return
             progress = self._next_level(progress)
 
-    def _first_level(self) -> Level:
+    def _first_level(self) -> Snapshot:
         state = self._state()
         if self.settings.prune_type == "rewind_lt" and self.settings.rewind_epoch == 0:
-            checkpoint.save(state, tickets.rewind_path(self.folder, 0))
-        return Level(0, 0, dense_mask(state, prunable_names(self.net)), state)
+            self._write(self.files.save_rewind, state, 0)
+        return self._begin(0, dense_mask(state, self.prunable), state)
 
-    def _next_level(self, done: Level) -> Level:
+    def _next_level(self, done: Snapshot) -> Snapshot:
         """Prune what `done` ended with, and take the weights that remain back."""
         level, settings = done.level + 1, self.settings
         if settings.random_prune:
             mask = prune_random(done.mask, settings.rate, generator(settings.seed, "prune", level))
         else:
-            mask = prune_smallest(self._state(), done.mask, settings.rate)
+            mask = prune_smallest(done.state, done.mask, settings.rate)
         rewind = done.rewind
         if settings.prune_type == "pt" and done.level == 0:
-            rewind = tickets.read_ticket(tickets.TicketFile(0, tickets.ticket_path(self.folder, 0))).state
+            self.processes.barrier()  # the main process has written the ticket by then
+            rewind = {**done.state, **read_ticket(self.files.ticket(0)).state}
         self.net.load_state_dict(apply_mask(rewind, mask))
         self.optimizer = self._new_optimizer()
-        return Level(level, settings.first_epoch(level), mask, rewind)
+        return self._begin(level, mask, rewind)
 
-    def _train_level(self, progress: Level) -> None:
-        self.say(_density_lines(progress))
+    def _begin(self, level: int, mask: Mask, rewind: State) -> Snapshot:
+        """A level before its first epoch, with its weights in the network."""
+        curves = {"train_ta": [], "val_ta": [], "test_ta": []}
+        epoch = self.settings.first_epoch(level)
+        start = Snapshot(level, epoch, self._state(), mask, curves, -1.0, {}, {}, rewind)
+        self._write(self.files.begin_level, start)
+        return start
+
+    def _train_level(self, progress: Snapshot) -> None:
+        curve = self.files.curve(progress.level)
+        if progress.epoch >= self.settings.epochs and curve.exists():
+            return
+        self.say(_density_lines(progress.level, progress.mask))
         while progress.epoch < self.settings.epochs:
             self._train_epoch(progress)
-        report.plot_curves(
-            progress.curves, tickets.curve_path(self.folder, progress.level), self.settings.first_epoch(progress.level)
-        )
+        self._write(report.plot_curves, progress.curves, curve, self.settings.first_epoch(progress.level))
 
-    def _train_epoch(self, progress: Level) -> None:
+    def _train_epoch(self, progress: Snapshot) -> None:
         """Train, score and save one epoch. The ticket is written before the checkpoint that says that it is there."""
         settings, level = self.settings, progress.level
-        train = self._train_pass(progress)
-        if not math.isfinite(train.loss):
-            raise UserError(
-                f"training loss is {train.loss} in epoch {progress.epoch + 1} of level {level}: lower --lr or raise "
-                f"--warmup; the last good checkpoints are in {self.folder}"
-            )
-        validation, test = self._score("val"), self._score("test")
+        train, validation, test = self._train_pass(progress), self._score("val"), self._score("test")
+        self._refuse_divergence(progress, train, validation)
         progress.epoch += 1
+        # Where torch's scheduler leaves it, for programs that go on with one.
+        self.optimizer.param_groups[0]["lr"] = settings.schedule.decayed(progress.epoch)
+        progress.state = apply_mask(self._state(), progress.mask)
+        progress.optimizer, progress.scheduler = self.optimizer.state_dict(), settings.schedule.state(progress.epoch)
         for name, score in zip(("train_ta", "val_ta", "test_ta"), (train, validation, test), strict=True):
             progress.curves[name].append(score.accuracy)
-        is_best = validation.accuracy > progress.best
         if level == 0 and settings.prune_type == "rewind_lt" and progress.epoch == settings.rewind_epoch:
-            progress.rewind = self._state()
-            checkpoint.save(progress.rewind, tickets.rewind_path(self.folder, progress.epoch))
+            progress.rewind = progress.state
+            self._write(self.files.save_rewind, progress.rewind, progress.epoch)
+        is_best = validation.accuracy > progress.best
         if is_best:
             progress.best = validation.accuracy
-            checkpoint.save(self._record(progress), tickets.ticket_path(self.folder, level))
-        checkpoint.save(self._record(progress), tickets.checkpoint_path(self.folder, level))
+            self._write(self.files.save_ticket, progress)
+        self._write(self.files.save_checkpoint, progress)
         self.say(
             f"level {level} epoch {progress.epoch:3d}/{settings.epochs}  loss {train.loss:.4f}  "
             f"train {train.accuracy:6.2f}%  val {validation.accuracy:6.2f}%  test {test.accuracy:6.2f}%"
             f"{'  best' if is_best else ''}"
         )
 
-    def _train_pass(self, progress: Level):
+    def _refuse_divergence(self, progress: Snapshot, train: Score, validation: Score) -> None:
+        # The last step of an epoch shows in the validation loss alone.
+        for name, loss in (("training", train.loss), ("validation", validation.loss)):
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"{name} loss is {loss} in epoch {progress.epoch + 1} of level {progress.level}: lower --lr "
+                    f"or raise --warmup; the last good checkpoints are in {self.files.folder}"
+                )
+
+    def _train_pass(self, progress: Snapshot) -> Score:
         settings, level, epoch = self.settings, progress.level, progress.epoch
         steps = self.data.train_batch_count(settings.batch_size)
         rates = (settings.schedule.learning_rate(epoch, step, steps) for step in range(steps))
         batches = self.data.train_batches(settings.batch_size, settings.seed, "train", level, epoch)
-        bar = tqdm(batches, f"level {level} epoch {epoch + 1}", steps, leave=False, disable=None, unit="batch")
-        return train_epoch(self.net, self.optimizer, bar, rates, self._mask_if_sparse(progress), settings.amp)
+        quiet = None if self.processes.is_main else True  # None: no bar without a terminal
+        bar = tqdm(batches, f"level {level} epoch {epoch + 1}", steps, leave=False, disable=quiet, unit="batch")
+        mask = progress.mask if level > 0 else None
+        score = train_epoch(self.net, self.optimizer, bar, rates, mask, settings.amp, self.processes, self.forward)
+        self.processes.average_buffers_(self.net)
+        return score
 
-    def _score(self, split: str):
+    def _score(self, split: str) -> Score:
         with autocast(self.device, self.settings.amp):
-            return evaluate(self.net, self.data.eval_batches(split))
+            return evaluate(self.net, self.data.eval_batches(split), self.processes)
 
     def _new_optimizer(self) -> torch.optim.SGD:
         settings = self.settings
@@ -163,57 +187,36 @@ class ImpRun:
     def _state(self) -> State:
         return {name: value.detach().cpu().clone() for name, value in self.net.state_dict().items()}
 
-    def _mask_if_sparse(self, progress: Level) -> Mask | None:
-        return progress.mask if progress.level > 0 else None
+    def _write(self, save: Callable[..., None], *content) -> None:
+        if self.processes.is_main:
+            save(*content)
 
-    def _record(self, progress: Level) -> dict:
-        """A ticket or checkpoint file with the keys of the published scripts."""
-        mask = self._mask_if_sparse(progress)
-        return {
-            "state": progress.level,
-            "result": progress.curves,
-            "epoch": progress.epoch,
-            "state_dict": tickets.published_state(apply_mask(self._state(), mask or {}), mask),
-            "best_sa": progress.best,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.settings.schedule.state(progress.epoch),
-            "init_weight": progress.rewind,
-        }
-
-    def _resume(self) -> Level | None:
+    def _resume(self) -> Snapshot | None:
         """What the newest checkpoint in the folder holds, loaded into the network and the optimizer."""
-        level = tickets.newest_level(self.folder)
+        self.processes.barrier()
+        level = self.files.newest_level()
         if level is None:
             return None
-        path = tickets.checkpoint_path(self.folder, level)
-        record = checkpoint.load(path)
+        path = self.files.checkpoint(level)
+        progress = self.files.load_checkpoint(level)
         try:
-            state, mask = tickets.plain_state(record["state_dict"], path)
-            self.net.load_state_dict(state)
-            self.optimizer.load_state_dict(record["optimizer"])
-            progress = Level(
-                level,
-                record["epoch"],
-                mask or dense_mask(state, prunable_names(self.net)),
-                record["init_weight"],
-                record["result"],
-                record["best_sa"],
-            )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            self.net.load_state_dict(progress.state)
+            self.optimizer.load_state_dict(progress.optimizer)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no checkpoint of this run (--arch, --dataset): {reason}") from error
+        progress.mask = progress.mask or dense_mask(progress.state, self.prunable)
         self.say(f"going on after epoch {progress.epoch} of level {level}, from {path}")
         return progress
 
 
-def _density_lines(progress: Level) -> str:
+def _density_lines(level: int, mask: Mask) -> str:
     """The density overall and, from level 1 on, of each layer."""
-    kept, total = count_kept(progress.mask), count_prunable(progress.mask)
-    share = f"{100 * kept / total:.2f}% of {total:,} prunable weights remain ({kept:,})"
-    lines = [f"level {progress.level}: {share}"]
+    kept, total = count_kept(mask), count_prunable(mask)
+    lines = [f"level {level}: {100 * kept / total:.2f}% of {total:,} prunable weights remain ({kept:,})"]
     if kept < total:
         lines += [
             f"  {name.removesuffix('.weight'):<28} {100 * float(part.float().mean()):6.2f}% of {part.numel():,}"
-            for name, part in progress.mask.items()
+            for name, part in mask.items()
         ]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from torch import nn
 
 from utils import tickets
 from utils.connectivity import ConnectivityRun, barrier_table
+from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.pool_runs import PoolRun, results_table
@@ -20,7 +21,14 @@ CONNECTIVITY = ("liner_inter", "linear_inter")
 METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", *CONNECTIVITY)
 
 
-def run_method(args: argparse.Namespace, net: nn.Module, data, say: Callable[[str], None]) -> None:
+def splits_images(args: argparse.Namespace) -> bool:
+    """Whether several processes share the images of every network (else each has starting tickets of its own)."""
+    return getattr(args, "parallel", "data") == "data" or args.interpolate_method in CONNECTIVITY
+
+
+def run_method(
+    args: argparse.Namespace, net: nn.Module, data, say: Callable[[str], None], processes: Processes = SINGLE
+) -> None:
     """Do what --interpolate_method asks with the tickets of --checkpoint, and print its table."""
     source = args.checkpoint or tickets.run_folder(
         args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed
@@ -28,16 +36,21 @@ def run_method(args: argparse.Namespace, net: nn.Module, data, say: Callable[[st
     files = tickets.find_tickets(source)
     levels = _chosen_levels(args.levels, files)
     folder = args.save_dir or source / "pools" / _folder_name(args)
-    evaluator = Evaluator(args.arch, net, data, args.batch_size, args.bn_images, args.amp)
-    description = describe_run(vars(args), evaluator.device, data.sizes)
+    in_step = processes if processes.world == 1 or splits_images(args) else SINGLE
+    evaluator = Evaluator(args.arch, net, data, args.batch_size, args.bn_images, args.amp, in_step)
+    description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {evaluator.device}: {folder}")
-    _check_all(files, evaluator, say)
+    digests = _read_all(files, evaluator, say)
     if args.interpolate_method in CONNECTIVITY:
         run = ConnectivityRun(files, evaluator, args.seed, folder, description, say)
-        print(barrier_table(run.run(args.interpolation_value_list)), flush=True)
+        table = barrier_table(run.run(args.interpolation_value_list))
     else:
-        pools = PoolRun(files, evaluator, _method(args), args.search_num, args.seed, folder, description, say)
-        print(results_table(pools.run(levels)), flush=True)
+        pools = PoolRun(
+            files, evaluator, _method(args), args.search_num, args.seed, folder, description, say, digests, processes
+        )
+        table = results_table(pools.run(levels))
+    if processes.is_main:
+        print(table, flush=True)
 
 
 def _method(args: argparse.Namespace) -> Method:
@@ -73,11 +86,17 @@ def _chosen_levels(wanted: Sequence[int] | None, files: Sequence[TicketFile]) ->
     return list(wanted or there)
 
 
-def _check_all(files: Sequence[TicketFile], evaluator: Evaluator, say: Callable[[str], None]) -> None:
-    """Read every ticket once, so that a broken one stops the run at its beginning and not after hours."""
+def _read_all(files: Sequence[TicketFile], evaluator: Evaluator, say: Callable[[str], None]) -> dict[int, str]:
+    """Read every ticket once, so that a broken one stops the run at its beginning and not after hours.
+
+    Returns the digest of each level's ticket: a pool is searched again when a ticket that it came from has changed.
+    """
+    digests = {}
     for file in files:
         ticket = evaluator.read_ticket(file)
+        digests[file.level] = ticket.digest()
         say(f"  level {file.level:2d}  {100 * ticket.density:6.2f}% of weights  {file.path}")
     missing = sorted(set(range(files[-1].level)) - {file.level for file in files})
     if missing:
         say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")
+    return digests

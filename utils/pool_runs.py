@@ -1,27 +1,31 @@
 """One method over the tickets of one run: read, search, save, go on after an interruption, report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from utils import checkpoint, report, tickets
+from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.pools import Method, Pool, Step, neighbours, search
-from utils.provenance import refuse_other_run
+from utils.provenance import claim_folder, refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.tickets import Ticket, TicketFile
 
+T = TypeVar("T")
 TABLE_HEADER = ("level", "density %", "ticket %", "pool %", "gain", "members (level:share)")
 
 
 class PoolRun:
     """Pools from `files`, the tickets of a run, by one `method`; everything goes into `folder`.
 
-    `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log.
+    `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log;
+    `digests` tells by level whether a ticket is the one that an earlier search saw. Several
+    `processes` share each start if the evaluator splits the images among them, or else take a start each.
     """
 
     def __init__(
@@ -34,59 +38,77 @@ class PoolRun:
         folder: Path,
         description: dict[str, Any],
         say: Callable[[str], None],
+        digests: Mapping[int, str],
+        processes: Processes = SINGLE,
     ):
         self.files, self.evaluator, self.method, self.search_num = files, evaluator, method, search_num
         self.seed, self.folder, self.description, self.say = seed, folder, description, say
-        self.entries = self._finished_entries()
+        self.digests, self.processes = digests, processes
+        self.in_step = evaluator.processes.world > 1  # all processes do the same, and the main one decides and writes
+        self.writes = processes.is_main or not self.in_step
+        self.entries: dict[int, dict[str, Any]] = {}
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
-        self._save_table()
-        for file in self.files:
-            if file.level not in levels:
-                continue
-            if file.level in self.entries and tickets.pool_path(self.folder, file.level).exists():
+        claim_folder(self.folder / tickets.POOLS_JSON, self.description, self.processes, pools=[])
+        starts = [file for file in self.files if file.level in levels]
+        for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
+            if self._agreed(lambda file=file: self._finished(file)) is not None:
                 self.say(f"level {file.level}: has its pool already")
-                continue
-            self.entries[file.level] = self._pool_ticket(file)
+            else:
+                self._pool_ticket(file)
             self._save_table()
+        self.processes.barrier()
+        for file in self.files:
+            self._finished(file)
+        self._save_table()
         return [self.entries[level] for level in sorted(self.entries)]
+
+    def _agreed(self, ask: Callable[[], T]) -> T:
+        """The main process's answer, in all that work in step: files may show late on other machines."""
+        if not self.in_step:
+            return ask()
+        return self.processes.broadcast_object(ask() if self.processes.is_main else None)
 
     def _candidates(self, start: TicketFile) -> list[TicketFile]:
         return neighbours(self.files, start, self.search_num)
 
-    def _finished_entries(self) -> dict[int, dict[str, Any]]:
-        """Entries of an earlier run of the same command, without those whose candidates are others by now."""
-        path = self.folder / tickets.POOLS_JSON
-        if not path.exists():
-            return {}
-        content = checkpoint.load_json(path)
-        try:
-            refuse_other_run(content["settings"], self.description["settings"], path)
-            tried = {entry["level"]: [step["candidate"] for step in entry["steps"]] for entry in content["pools"]}
-            expected = {file.level: [other.level for other in self._candidates(file)] for file in self.files}
-            return {
-                entry["level"]: entry for entry in content["pools"] if tried[entry["level"]] == expected[entry["level"]]
-            }
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged (no {error}): move it away to search again") from error
+    def _sources(self, start: TicketFile) -> list[list]:
+        """Level and digest of the start and its candidates, in their order: what a search depends on."""
+        return [[file.level, self.digests[file.level]] for file in (start, *self._candidates(start))]
 
-    def _pool_ticket(self, file: TicketFile) -> dict[str, Any]:
-        """Search from one ticket and save its pool; returns its entry in `pools.json`."""
+    def _finished(self, file: TicketFile) -> dict[str, Any] | None:
+        """The entry of a start whose pool is there, unless it or its candidates are others by now."""
+        path = tickets.pool_path(self.folder, file.level)
+        if file.level not in self.entries and path.exists():
+            try:
+                recipe = checkpoint.load(path)["recipe"]
+                refuse_other_run(recipe.pop("settings"), self.description["settings"], path)
+                current = recipe.pop("tickets") == self._sources(file)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{path} is damaged: remove it to search from level {file.level} again") from error
+            if current:
+                self.entries[file.level] = recipe
+        return self.entries.get(file.level)
+
+    def _pool_ticket(self, file: TicketFile) -> None:
+        """Search from one ticket and save its pool."""
         ticket = self.evaluator.read_ticket(file)
         score = self.evaluator.validate(ticket.state).accuracy
         self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score:.2f}%")
         start = self._unfinished(file) or Pool(ticket.state, score, {file.level: 1.0})
         pool = self._search(file, ticket, start)
         entry = self._entry(ticket, score, pool)
-        self._save_pool(ticket, pool, entry)
-        tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
-        return entry
+        self.entries[file.level] = entry
+        if self.writes:
+            self._save_pool(ticket, pool, entry, self._sources(file))
+            tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
 
     def _search(self, file: TicketFile, ticket: Ticket, pool: Pool) -> Pool:
         candidates = self._candidates(file)
         trials = sum(len(self.method.coefficients(number + 1)) for number in range(len(candidates)))
-        with tqdm(total=trials, desc=f"level {ticket.level}", leave=False, disable=None, unit="network") as bar:
+        hidden = None if self.processes.is_main else True  # None: without a terminal
+        with tqdm(total=trials, desc=f"level {ticket.level}", leave=False, disable=hidden, unit="network") as bar:
 
             def validate(state: State) -> float:
                 bar.update()
@@ -95,7 +117,8 @@ class PoolRun:
             def after_step(pool: Pool) -> None:
                 bar.clear()
                 self.say(_step_line(pool.steps[-1]))
-                self._save_unfinished(ticket.level, pool)
+                if self.writes:
+                    self._save_unfinished(file, pool)
 
             return search(
                 pool,
@@ -125,36 +148,43 @@ class PoolRun:
             "checkpoint": tickets.pool_path(self.folder, ticket.level).name,
         }
 
-    def _save_pool(self, ticket: Ticket, pool: Pool, entry: dict[str, Any]) -> None:
+    def _save_pool(self, ticket: Ticket, pool: Pool, entry: dict[str, Any], sources: list[list]) -> None:
         grown = len(pool.shares) > 1 and not ticket.is_dense
         mask = largest_magnitudes(pool.state, ticket.mask, ticket.kept) if grown else ticket.mask
         content = {
             "state_dict": _on_cpu(apply_mask(pool.state, mask)),
             "mask": _on_cpu(mask),
-            "recipe": {**entry, "settings": self.description["settings"]},
+            "recipe": {**entry, "settings": self.description["settings"], "tickets": sources},
         }
         checkpoint.save(content, tickets.pool_path(self.folder, ticket.level))
 
-    def _save_unfinished(self, level: int, pool: Pool) -> None:
-        content = {**vars(pool), "state": _on_cpu(pool.state), "steps": [asdict(step) for step in pool.steps]}
-        checkpoint.save(content, tickets.unfinished_pool_path(self.folder, level))
+    def _save_unfinished(self, file: TicketFile, pool: Pool) -> None:
+        plain = {**vars(pool), "state": _on_cpu(pool.state), "steps": [asdict(step) for step in pool.steps]}
+        content = {"settings": self.description["settings"], "tickets": self._sources(file), "pool": plain}
+        checkpoint.save(content, tickets.unfinished_pool_path(self.folder, file.level))
 
     def _unfinished(self, file: TicketFile) -> Pool | None:
         """The pool that an interrupted search of this start had come to."""
         path = tickets.unfinished_pool_path(self.folder, file.level)
-        if not path.exists():
+        content = self._agreed(lambda: checkpoint.load(path) if path.exists() else None)
+        if content is None:
             return None
-        content = checkpoint.load(path)
-        pool = Pool(**{**content, "steps": [Step(**step) for step in content["steps"]]})
+        try:
+            refuse_other_run(content["settings"], self.description["settings"], path)
+            pool = Pool(**{**content["pool"], "steps": [Step(**step) for step in content["pool"]["steps"]]})
+            current = content["tickets"] == self._sources(file)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged: remove it to search from level {file.level} again") from error
+        if not current:
+            return None
         pool.state = self.evaluator.to_device(pool.state)
-        expected = [other.level for other in self._candidates(file)]
-        if [step.candidate for step in pool.steps] != expected[: len(pool.steps)]:
-            return None
-        self.say(f"  going on after {len(pool.steps)} of {len(expected)} candidates")
+        self.say(f"  going on after {len(pool.steps)} of {len(self._candidates(file))} candidates")
         return pool
 
     def _save_table(self) -> None:
         """Write `pools.json`, `pools.csv` and the picture with the starts that are done."""
+        if not self.processes.is_main:
+            return
         entries = [self.entries[level] for level in sorted(self.entries)]
         checkpoint.save_json({**self.description, "pools": entries}, self.folder / tickets.POOLS_JSON)
         if not entries:

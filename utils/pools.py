@@ -64,7 +64,11 @@ class Pool:
 
 
 def neighbours(levels: Sequence[T], start: T, search_num: int) -> list[T]:
-    """The first `search_num` others by nearness to `start`: one before, one after, two before, two after, ..."""
+    """The first `search_num` others by nearness to `start`: one before, one after, two before, two after, ...
+
+    Nearness is by position in `levels`, as in the published script: where a level is missing, the next one takes its
+    place.
+    """
     here = levels.index(start)
     offsets = (sign * distance for distance in range(1, len(levels)) for sign in (-1, 1))
     return [levels[here + offset] for offset in offsets if 0 <= here + offset < len(levels)][:search_num]
@@ -91,32 +95,33 @@ def search(
     for number, (level, read) in enumerate(candidates, start=1):
         if number <= len(pool.steps):
             continue
-        best, step = _try_candidate(pool, level, read(), method.coefficients(number), finish, score)
-        best_score = max(step.scores)
-        if method.accept_all or best_score >= pool.score:
-            step.accepted = True
+        coefficients = list(method.coefficients(number))
+        best, scores = _try_coefficients(
+            pool.state, read(), coefficients, lambda state, number=number: finish(state, number), score
+        )
+        coefficient, best_score = coefficients[scores.index(max(scores))], max(scores)
+        accepted = method.accept_all or best_score >= pool.score
+        if accepted:
             pool.state, pool.score = best, best_score
-            pool.shares = {member: share * step.coefficient for member, share in pool.shares.items()}
-            pool.shares[level] = pool.shares.get(level, 0.0) + 1 - step.coefficient
-        pool.steps.append(step)
+            pool.shares = {member: share * coefficient for member, share in pool.shares.items()}
+            pool.shares[level] = pool.shares.get(level, 0.0) + 1 - coefficient
+        pool.steps.append(Step(level, coefficients, scores, coefficient, accepted))
         after_step(pool)
     return pool
 
 
-def _try_candidate(
-    pool: Pool,
-    level: int,
+def _try_coefficients(
+    pool: State,
     candidate: State,
     coefficients: Sequence[float],
-    finish: Callable[[State, int], State],
+    finish: Callable[[State], State],
     score: Callable[[State], float],
-) -> tuple[State, Step]:
-    """The best of the interpolations between pool and candidate (the first of equals), and all their scores."""
-    best, scores = pool.state, []
+) -> tuple[State, list[float]]:
+    """The best of the finished interpolations of pool and candidate (the first of equals), and all their scores."""
+    best, scores = pool, []
     for coefficient in coefficients:
-        trial = finish(interpolate(pool.state, candidate, coefficient), len(pool.steps) + 1)
+        trial = finish(interpolate(pool, candidate, coefficient))
         scores.append(score(trial))
         if scores[-1] > max(scores[:-1], default=float("-inf")):
             best = trial
-    chosen = coefficients[scores.index(max(scores))]
-    return best, Step(level, list(coefficients), scores, chosen, accepted=False)
+    return best, scores

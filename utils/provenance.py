@@ -11,21 +11,26 @@ import numpy
 import torch
 import torchvision
 
+from utils import checkpoint
+from utils.distributed import Processes
 from utils.errors import UserError
 
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
 FREE_FLAGS = {
     *("data", "data_url", "save_dir", "checkpoint", "resume"),
-    *("device", "gpu", "compile", "workers", "print_freq", "inference", "quiet", "debug"),
+    *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "timeout"),
+    *("print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
     *("levels", "pruning_times"),
 }
 
 
-def describe_run(flags: Mapping[str, Any], device: torch.device, images: Mapping[str, int]) -> dict[str, Any]:
-    """`settings` (every flag and the number of images in each split) and `versions`, as plain data for a file."""
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+def describe_run(
+    flags: Mapping[str, Any], device: torch.device, images: Mapping[str, Any], processes: int = 1
+) -> dict[str, Any]:
+    """`settings` (every flag, which images, how many processes) and `versions`, as plain data for a file."""
+    plain = {name: _plain(value) for name, value in flags.items()}
     return {
-        "settings": {**plain, "images": dict(images)},
+        "settings": {**plain, "images": dict(images), "processes": processes},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -38,12 +43,45 @@ def describe_run(flags: Mapping[str, Any], device: torch.device, images: Mapping
     }
 
 
+def _plain(value: Any) -> Any:
+    """A flag's value as JSON gives it back, so that what was written compares equal to what is given again."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _git_revision() -> str:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def claim_folder(
+    path: Path, description: Mapping[str, Any], processes: Processes, started: bool = True, **lists: list
+) -> dict[str, Any]:
+    """Note in `path` what run the folder is for, beside `lists` (or what the file holds of them by now).
+
+    Returns what the file held before, or would have held. UserError when it is damaged, or when it is of another run
+    that has `started`.
+    """
+    found = {**description, **lists}
+    if processes.is_main:
+        if path.exists():
+            found = checkpoint.load_json(path)
+            _check_whole(found, path, lists)
+            if started:
+                refuse_other_run(found["settings"], description["settings"], path)
+        if not path.exists() or {**found, **description} != found:
+            checkpoint.save_json({**found, **description}, path)
+    return processes.broadcast_object(found)
+
+
+def _check_whole(content: Any, path: Path, lists: Mapping[str, list]) -> None:
+    whole = isinstance(content, dict) and isinstance(content.get("settings"), dict)
+    if not whole or not all(isinstance(content.get(name), list) for name in lists):
+        raise UserError(f"{path} is damaged: move it away, or name another folder with --save_dir")
 
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:

@@ -13,9 +13,9 @@ State = dict[str, Tensor]
 Mask = dict[str, Tensor]
 
 
-def prunable_names(net: nn.Module) -> list[str]:
-    """The weights that IMP prunes: those of every convolution."""
-    return [f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+def prunable_names(net: nn.Module, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d,)) -> list[str]:
+    """The weights that IMP prunes: those of every layer of these kinds."""
+    return [f"{name}.weight" for name, module in net.named_modules() if isinstance(module, kinds)]
 
 
 def dense_mask(state: Mapping[str, Tensor], names: Iterable[str]) -> Mask:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ def plot_accuracy(series: Mapping[str, Sequence[tuple[float, float]]], path: Pat
     `dense` (percent) is drawn as a level line: what the dense network alone reaches.
     """
     figure, axes = _figure("weights remaining (%)", "test accuracy (%)")
-    for style, (label, points) in zip(STYLES, series.items(), strict=False):
+    for style, (label, points) in zip(cycle(STYLES), series.items(), strict=False):
         densities, accuracies = zip(*sorted(points, reverse=True), strict=True)
         axes.plot([100 * value for value in densities], accuracies, label=label, ms=4.5, lw=1.4, **style)
     if dense is not None:

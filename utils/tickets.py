@@ -5,12 +5,14 @@ OpenLTH: `level_{L}/main/model_ep{E}_it{I}.pth` beside `mask.pth`. In memory bot
 where the mask is False. No other module spells a file name or renames a key.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils import checkpoint
 from utils.errors import UserError
@@ -20,22 +22,6 @@ SETTINGS = "settings.json"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
 CONNECTIVITY_JSON, CONNECTIVITY_CSV, CONNECTIVITY_PLOT = "connectivity.json", "connectivity.csv", "connectivity.png"
 COMPARISON_CSV, COMPARISON_PLOT = "comparison.csv", "accuracy.png"
-
-
-def ticket_path(folder: Path, level: int) -> Path:
-    return folder / f"{level}model_SA_best.pth.tar"
-
-
-def checkpoint_path(folder: Path, level: int) -> Path:
-    return folder / f"{level}checkpoint.pth.tar"
-
-
-def rewind_path(folder: Path, epoch: int) -> Path:
-    return folder / f"epoch_{epoch}_rewind_weight.pt"
-
-
-def curve_path(folder: Path, level: int) -> Path:
-    return folder / f"{level}net_train.png"
 
 
 def pool_path(folder: Path, level: int) -> Path:
@@ -50,12 +36,6 @@ def unfinished_pool_path(folder: Path, level: int) -> Path:
 def run_folder(prune_type: str, dataset: str, arch: str, rewind_epoch: int, seed: int) -> Path:
     """The default place of a run's tickets."""
     return Path("checkpoints", prune_type, dataset, arch, f"rewind_epoch_{rewind_epoch}", f"seed{seed}")
-
-
-def newest_level(folder: Path) -> int | None:
-    """The highest level with a checkpoint in `folder`: where an interrupted IMP run goes on."""
-    names = (re.fullmatch(r"(\d+)checkpoint\.pth\.tar", path.name) for path in folder.glob("*checkpoint.pth.tar"))
-    return max((int(name[1]) for name in names if name), default=None)
 
 
 @dataclass(frozen=True)
@@ -83,6 +63,14 @@ class Ticket:
     @property
     def density(self) -> float:
         return density(self.mask)
+
+    def digest(self) -> str:
+        """A number of the weights and the mask that another ticket does not have."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in (*self.state.items(), *self.mask.items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     @property
     def is_dense(self) -> bool:
@@ -112,7 +100,8 @@ def _published_tickets(folder: Path) -> list[TicketFile]:
 
 def _openlth_tickets(folder: Path) -> list[TicketFile]:
     """OpenLTH's levels in `folder`: a replicate, a `lottery_<hash>` or the root that holds one."""
-    runs = [run for depth in (".", "*", "*/*") for run in sorted(folder.glob(depth)) if _openlth_levels(run)]
+    folders = (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*")))
+    runs = [run for run in folders if _openlth_levels(run)]
     if len(runs) > 1:
         raise UserError(f"{folder} holds several runs, name one of them: {', '.join(map(str, runs))}")
     return _openlth_levels(runs[0]) if runs else []
@@ -122,12 +111,16 @@ def _openlth_levels(run: Path) -> list[TicketFile]:
     """The last network that each `level_N` of `run` wrote; `level_pretrain` is no ticket."""
     files = []
     for main in run.glob("level_*/main"):
-        level = re.fullmatch(r"level_(\d+)", main.parent.name)
-        steps = [(re.fullmatch(r"model_ep(\d+)_it(\d+)\.pth", path.name), path) for path in main.glob("model_ep*.pth")]
-        trained = [((int(step[1]), int(step[2])), path) for step, path in steps if step]
-        if level and trained:
-            files.append(TicketFile(int(level[1]), max(trained)[1], main / "mask.pth"))
+        level, models = re.fullmatch(r"level_(\d+)", main.parent.name), _openlth_models(main)
+        if level and models:
+            files.append(TicketFile(int(level[1]), models[-1][1], main / "mask.pth"))
     return files
+
+
+def _openlth_models(main: Path) -> list[tuple[tuple[int, int], Path]]:
+    """The networks of one level by the (epoch, iteration) that they were saved after."""
+    names = [(re.fullmatch(r"model_ep(\d+)_it(\d+)\.pth", path.name), path) for path in main.glob("model_ep*.pth")]
+    return sorted(((int(step[1]), int(step[2])), path) for step, path in names if step)
 
 
 def _nothing_found(folder: Path) -> str:
@@ -155,12 +148,16 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint, with what wrappers put before its names taken off."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
         raise UserError(f"{path} holds no state dict")
-    for prefix in ("module.", "_orig_mod.", "model."):
-        if all(str(name).startswith(prefix) for name in content):
+    for prefix in ("module.", "_orig_mod.", "module.", "model."):  # a compiled network may wrap a distributed one
+        if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): value for name, value in content.items()}
     return content
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def plain_state(state_dict: dict[str, Tensor], path: Path) -> tuple[State, Mask]:
@@ -193,7 +190,7 @@ def _checked_mask(masks: dict[str, Tensor], state: State, path: Path) -> Mask:
 
 
 def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
-    """The ticket with exactly the names of `network` (the state dict of an `arch`), or UserError where it is another.
+    """The ticket with the names and precision of `network` (state dict of an `arch`); UserError if it is another.
 
     Input normalisation and batch-norm counters may be missing in the file (then they are the network's own); all
     else must be there, in the network's shapes.
@@ -211,4 +208,141 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
     for name in resized:
         shapes = f"{tuple(state[name].shape)}, not {tuple(network[name].shape)}"
         raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {shapes}")
-    return Ticket(ticket.level, ticket.path, {name: state[name] for name in network}, ticket.mask)
+    fitted = {name: state[name].to(value.dtype) for name, value in network.items()}
+    return Ticket(ticket.level, ticket.path, fitted, ticket.mask)
+
+
+@dataclass
+class Snapshot:
+    """What an epoch of IMP leaves behind: what its ticket holds, and all that the next epoch needs."""
+
+    level: int
+    epoch: int  # epochs done
+    state: State  # on the CPU, zeros where pruned
+    mask: Mask  # all True at level 0
+    curves: dict[str, list[float]]  # accuracy per epoch, percent: train_ta, val_ta, test_ta
+    best: float  # best validation accuracy so far, percent
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    rewind: State  # the weights that the next level goes back to
+
+
+class RunFiles:
+    """The files of an IMP run in the published CIFAR layout, which prunes convolutions alone."""
+
+    prunable: tuple[type[nn.Module], ...] = (nn.Conv2d,)
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def ticket(self, level: int) -> TicketFile:
+        return TicketFile(level, self.folder / f"{level}model_SA_best.pth.tar")
+
+    def checkpoint(self, level: int) -> Path:
+        return self.folder / f"{level}checkpoint.pth.tar"
+
+    def curve(self, level: int) -> Path:
+        return self.folder / f"{level}net_train.png"
+
+    def newest_level(self) -> int | None:
+        """The highest level with a checkpoint: where an interrupted run goes on."""
+        names = (
+            re.fullmatch(r"(\d+)checkpoint\.pth\.tar", path.name) for path in self.folder.glob("*checkpoint.pth.tar")
+        )
+        return max((int(name[1]) for name in names if name), default=None)
+
+    def holds_tickets(self) -> bool:
+        return bool(_published_tickets(self.folder))
+
+    def begin_level(self, start: Snapshot) -> None:
+        """Save what training of a level starts from, where the layout has a place for it."""
+
+    def save_rewind(self, state: State, epoch: int) -> None:
+        checkpoint.save(state, self.folder / f"epoch_{epoch}_rewind_weight.pt")
+
+    def save_ticket(self, best: Snapshot) -> None:
+        checkpoint.save(_published_record(best), self.ticket(best.level).path)
+
+    def save_checkpoint(self, last: Snapshot) -> None:
+        checkpoint.save(_published_record(last), self.checkpoint(last.level))
+
+    def load_checkpoint(self, level: int) -> Snapshot:
+        path = self.checkpoint(level)
+        record = checkpoint.load(path)
+        try:
+            state, mask = plain_state(record["state_dict"], path)
+            return Snapshot(
+                level=level,
+                epoch=record["epoch"],
+                state=state,
+                mask=mask,
+                curves=record["result"],
+                best=record["best_sa"],
+                optimizer=record["optimizer"],
+                scheduler=record["scheduler"],
+                rewind=record["init_weight"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no checkpoint of an IMP run: {error} is missing or odd") from error
+
+
+class OpenlthRunFiles(RunFiles):
+    """The files of an IMP run in OpenLTH's layout, which prunes linear layers too.
+
+    What only resuming needs is in a file of its own beside OpenLTH's.
+    """
+
+    prunable = (nn.Conv2d, nn.Linear)
+
+    def ticket(self, level: int) -> TicketFile:
+        return next(file for file in _openlth_levels(self.folder) if file.level == level)
+
+    def checkpoint(self, level: int) -> Path:
+        return self._main(level) / "resume.pth.tar"
+
+    def curve(self, level: int) -> Path:
+        return self._main(level) / "net_train.png"
+
+    def newest_level(self) -> int | None:
+        levels = (
+            re.fullmatch(r"level_(\d+)", path.parent.parent.name)
+            for path in self.folder.glob("level_*/main/resume.pth.tar")
+        )
+        return max((int(level[1]) for level in levels if level), default=None)
+
+    def holds_tickets(self) -> bool:
+        return bool(_openlth_levels(self.folder))
+
+    def begin_level(self, start: Snapshot) -> None:
+        main = self._main(start.level)
+        checkpoint.save({f"model.{name}": part.int() for name, part in start.mask.items()}, main / "mask.pth")
+        report = {"total": float(count_prunable(start.mask)), "unpruned": float(count_kept(start.mask))}
+        checkpoint.save_json(report, main / "sparsity_report.json")
+        self._save_model(start)
+
+    def save_ticket(self, best: Snapshot) -> None:
+        """The last model of a level is its ticket, so an earlier best goes; the level's start stays."""
+        self._save_model(best)
+        for _, path in _openlth_models(self._main(best.level))[1:-1]:
+            path.unlink()
+
+    def _save_model(self, snapshot: Snapshot) -> None:
+        model = {f"model.{name}": value for name, value in snapshot.state.items() if not name.startswith("normalize.")}
+        checkpoint.save(model, self._main(snapshot.level) / f"model_ep{snapshot.epoch}_it0.pth")
+
+    def _main(self, level: int) -> Path:
+        return self.folder / f"level_{level}" / "main"
+
+
+def _published_record(snapshot: Snapshot) -> dict[str, Any]:
+    """Level 0 has plain names in the published layout, later levels those of `torch.nn.utils.prune`."""
+    return {
+        "state": snapshot.level,
+        "result": snapshot.curves,
+        "epoch": snapshot.epoch,
+        "state_dict": published_state(snapshot.state, snapshot.mask if snapshot.level > 0 else None),
+        "best_sa": snapshot.best,
+        "optimizer": snapshot.optimizer,
+        "scheduler": snapshot.scheduler,
+        "init_weight": snapshot.rewind,
+    }

@@ -1,6 +1,5 @@
 """One epoch of training, the optimizer, the learning-rate schedule."""
 
-from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -8,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from utils.evaluation import Score, autocast
+from utils.distributed import SINGLE, Processes
+from utils.evaluation import Score, autocast, total_score
 from utils.pruning import Mask
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up over the first `warmup` epochs, then ×`gamma` at every milestone (epochs)."""
+    """×`gamma` at every milestone (epochs); over the first `warmup` epochs, a linear rise to that."""
 
     base: float
     milestones: tuple[int, ...]
@@ -23,22 +23,25 @@ class Schedule:
 
     def learning_rate(self, epoch: int, step: int, steps: int) -> float:
         """The rate of the 0-based `step` of `steps` in the 0-based `epoch`: a function of time, nothing is carried."""
-        decayed = self.base * self.gamma ** bisect_right(self.milestones, epoch)
+        rate = self.decayed(epoch)
         if epoch < self.warmup:
-            decayed *= (epoch * steps + step + 1) / (self.warmup * steps)
-        return decayed
+            rate *= (epoch * steps + step + 1) / (self.warmup * steps)
+        return rate
 
     def state(self, epoch: int) -> dict:
         """What torch's `MultiStepLR` would save after `epoch` epochs, for programs that go on with one."""
-        rate = self.base * self.gamma ** bisect_right(self.milestones, epoch)
         return {
             "milestones": {milestone: self.milestones.count(milestone) for milestone in self.milestones},
             "gamma": self.gamma,
             "base_lrs": [self.base],
             "last_epoch": epoch,
             "_step_count": epoch + 1,
-            "_last_lr": [rate],
+            "_last_lr": [self.decayed(epoch)],
         }
+
+    def decayed(self, epoch: int) -> float:
+        """The rate of the 0-based `epoch` without warm-up."""
+        return self.base * self.gamma ** sum(milestone <= epoch for milestone in self.milestones)
 
 
 def make_optimizer(net: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -52,11 +55,15 @@ def train_epoch(
     rates: Iterable[float],
     mask: Mask | None = None,
     amp: bool = False,
+    processes: Processes = SINGLE,
+    forward: nn.Module | None = None,
 ) -> Score:
     """One pass over `batches` of (images N×3×H×W, labels N) at one learning rate a batch; returns the training score.
 
     Weights that `mask` prunes are set to zero after every step: momentum or weight decay could move them otherwise.
+    `forward` is `net` by default; several `processes` give what wraps it and averages their gradients.
     """
+    forward = forward or net
     net.train()
     device = next(net.parameters()).device
     pruned = _pruned_weights(net, mask)
@@ -64,17 +71,17 @@ def train_epoch(
     for (inputs, labels), rate in zip(batches, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         with autocast(device, amp):
-            outputs = net(inputs)
+            outputs = forward(inputs)
             loss = cross_entropy(outputs.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        zero_pruned(pruned)
+        _zero_pruned(pruned)
         with torch.no_grad():
             images += len(labels)
             correct += (outputs.argmax(1) == labels).sum()
             loss_sum += loss.detach().double() * len(labels)
-    return Score(int(correct), images, float(loss_sum))
+    return total_score(int(correct), images, float(loss_sum), processes)
 
 
 def _pruned_weights(net: nn.Module, mask: Mask | None) -> tuple[list[Tensor], list[Tensor]]:
@@ -85,7 +92,7 @@ def _pruned_weights(net: nn.Module, mask: Mask | None) -> tuple[list[Tensor], li
 
 
 @torch.no_grad()
-def zero_pruned(pruned: tuple[list[Tensor], list[Tensor]]) -> None:
+def _zero_pruned(pruned: tuple[list[Tensor], list[Tensor]]) -> None:
     weights, masks = pruned
     if weights:
         torch._foreach_mul_(weights, masks)

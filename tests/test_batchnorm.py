@@ -1,0 +1,144 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from utils.batchnorm import recalibrate
+from utils.evaluation import Evaluator
+
+
+def make_net() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, stride=2),
+        nn.BatchNorm2d(6, momentum=0.3),
+        nn.Flatten(),
+        nn.Linear(24, 5),
+        nn.BatchNorm1d(5, momentum=None),
+    )
+
+
+def make_batches(*sizes: int) -> list[torch.Tensor]:
+    draws = torch.Generator().manual_seed(4)
+    return [torch.randn(size, 3, 7, 7, generator=draws) * 2 + 1 for size in sizes]
+
+
+def state_of(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def test_statistics_are_the_mean_over_batches():
+    net = nn.Sequential(nn.BatchNorm2d(1))
+    # Batches 1, 3 (mean 2, variance 2) and 4, 8 (mean 6, variance 8): each batch counts alike.
+    recalibrate(net, [torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([4.0, 8.0]).view(2, 1, 1, 1)])
+    assert net[0].running_mean.item() == pytest.approx(4.0)
+    assert net[0].running_var.item() == pytest.approx(5.0)
+    assert net[0].num_batches_tracked.item() == 2
+
+
+def test_a_small_batch_counts_as_much_as_a_large_one():
+    net = nn.Sequential(nn.BatchNorm2d(1))
+    recalibrate(net, [torch.zeros(6, 1, 1, 1), torch.tensor([8.0, 10.0]).view(2, 1, 1, 1)])
+    assert net[0].running_mean.item() == pytest.approx(4.5)
+
+
+def test_statistics_are_exactly_those_of_torch():
+    net, reference, batches = make_net(), make_net(), make_batches(8, 8, 3)
+    recalibrate(net, batches)
+    update_bn(batches, reference)
+    assert state_of(net).keys() == state_of(reference).keys()
+    for name, value in state_of(net).items():
+        assert torch.equal(value, reference.state_dict()[name]), name
+
+
+def test_earlier_statistics_leave_no_trace():
+    fresh, used, batches = make_net(), make_net(), make_batches(4, 2)
+    with torch.no_grad():
+        used(make_batches(16)[0] * 50)
+    recalibrate(fresh, batches)
+    recalibrate(used, batches)
+    for name, value in state_of(fresh).items():
+        assert torch.equal(value, used.state_dict()[name]), name
+
+
+def test_only_statistics_change():
+    net = make_net()
+    before = state_of(net)
+    recalibrate(net, make_batches(4, 4))
+    changed = {name for name, value in state_of(net).items() if not torch.equal(value, before[name])}
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    assert changed == {f"{layer}.{buffer}" for layer in (1, 4, 7) for buffer in buffers}
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_momenta_and_mode_are_put_back(training):
+    net = make_net().train(training)
+    recalibrate(net, make_batches(4))
+    assert [net[layer].momentum for layer in (1, 4, 7)] == [0.1, 0.3, None]
+    assert {module.training for module in net.modules()} == {training}
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.GroupNorm(1, 3), nn.BatchNorm2d(3, track_running_stats=False)], ids=["no batch norm", "no statistics"]
+)
+def test_a_network_that_keeps_no_statistics_sees_no_images(layer):
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), layer)
+    before = state_of(net)
+    images = iter(make_batches(4, 4))
+    recalibrate(net, images)
+    assert len(list(images)) == 2
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in state_of(net).items())
+
+
+def test_a_layer_beside_one_that_keeps_no_statistics_gets_its_own():
+    net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.BatchNorm2d(3))
+    recalibrate(net, make_batches(5))
+    assert net[0].running_mean is None
+    assert torch.allclose(net[1].running_mean, torch.zeros(3), atol=1e-5)
+
+
+def test_no_gradients_are_recorded():
+    class Watch(nn.Module):
+        def forward(self, images):
+            assert not torch.is_grad_enabled()
+            return images
+
+    recalibrate(nn.Sequential(nn.BatchNorm2d(3), Watch()), make_batches(4))
+    assert torch.is_grad_enabled()
+
+
+class OneBatch:
+    """Data that remember what they were asked for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def bn_batches(self, batch_size, *purpose, limit=0):
+        self.calls.append((batch_size, purpose, limit))
+        yield torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([0, 1])
+
+
+def test_a_state_gets_statistics_of_its_own_and_stays_as_it_was():
+    data, net = OneBatch(), nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
+    state = {**copy.deepcopy(net.state_dict()), "0.weight": torch.full((1, 1, 1, 1), 3.0)}
+    result = Evaluator("tiny", net, data, 128, bn_images=1000).recalibrate(state, 41, "recalibrate", 5, 2)
+    assert data.calls == [(128, (41, "recalibrate", 5, 2), 1000)]
+    assert result["0.weight"].item() == 3.0
+    assert result["1.running_mean"].item() == 6.0
+    assert state["1.running_mean"].item() == 0.0
+
+
+def test_the_next_state_does_not_change_the_one_before():
+    """One network lends itself to all of them."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
+    evaluator, state = Evaluator("tiny", net, OneBatch(), 128), copy.deepcopy(net.state_dict())
+    first = evaluator.recalibrate({**state, "0.weight": torch.full((1, 1, 1, 1), 3.0)}, 1)
+    evaluator.recalibrate({**state, "0.weight": torch.full((1, 1, 1, 1), 5.0)}, 1)
+    assert (first["0.weight"].item(), first["1.running_mean"].item()) == (3.0, 6.0)

@@ -1,0 +1,534 @@
+"""IMP on a network of 252 prunable weights and 24 images: levels of 252, 202, 162 and 130 weights at a rate of 0.2."""
+
+import math
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import prune
+from torch.optim.lr_scheduler import MultiStepLR
+
+from utils import checkpoint
+from utils.errors import UserError
+from utils.imp import ImpRun, ImpSettings
+from utils.randomness import derive_seed, generator
+from utils.tickets import RunFiles
+from utils.training import Schedule
+
+CONVOLUTIONS = ("0", "3")
+BATCH = 8
+
+
+def make_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+class Data:
+    """Random images of three classes; a pass shuffles and disturbs them as its purpose says."""
+
+    def __init__(self):
+        draws = generator("data")
+        self.images = torch.randn(48, 3, 6, 6, generator=draws)
+        self.labels = torch.arange(48) % 3
+        self.images += self.labels[:, None, None, None]
+
+    def train_batch_count(self, batch_size):
+        return math.ceil(24 / batch_size)
+
+    def train_batches(self, batch_size, *purpose):
+        draws = generator(*purpose)
+        order = torch.randperm(24, generator=draws)
+        images = self.images[order] + 0.1 * torch.randn(24, 3, 6, 6, generator=draws)
+        yield from zip(images.split(batch_size), self.labels[order].split(batch_size), strict=True)
+
+    def eval_batches(self, split):
+        part = {"val": slice(24, 36), "test": slice(36, 48)}[split]
+        yield self.images[part], self.labels[part]
+
+
+class WatchedData(Data):
+    """Notes the network at the start of every pass (with the pass's purpose) and when it is validated.
+
+    `right` sets how many of the 12 validation images each epoch in turn gets right, whatever the network has learnt.
+    """
+
+    def __init__(self, net: nn.Module, right: tuple[int, ...] = ()):
+        super().__init__()
+        self.net, self.right = net, right
+        self.starts, self.ends = [], []
+
+    def train_batches(self, batch_size, *purpose):
+        self.starts.append((purpose, state_of(self.net)))
+        yield from super().train_batches(batch_size, *purpose)
+
+    def eval_batches(self, split):
+        for images, labels in super().eval_batches(split):
+            if split == "val":
+                self.ends.append(state_of(self.net))
+                if self.right:
+                    is_wrong = torch.arange(12) >= self.right[len(self.ends) - 1]
+                    labels = (self.net(images).argmax(1) + is_wrong) % 3
+            yield images, labels
+
+    def start(self, level: int, epoch: int) -> dict[str, torch.Tensor]:
+        return next(state for purpose, state in self.starts if purpose[-2:] == (level, epoch))
+
+
+def make_settings(**changes) -> ImpSettings:
+    defaults = {
+        "prune_type": "rewind_lt",
+        "pruning_times": 3,
+        "rate": 0.2,
+        "random_prune": False,
+        "rewind_epoch": 1,
+        "epochs": 3,
+        "batch_size": BATCH,
+        "schedule": Schedule(0.1, (2,)),
+        "momentum": 0.9,
+        "weight_decay": 1e-3,
+        "seed": 41,
+    }
+    return ImpSettings(**{**defaults, **changes})
+
+
+def run_imp(folder: Path, data=None, say=lambda line: None, **changes) -> None:
+    """A run from the start, or what the same command given again does."""
+    ImpRun(make_net(), data or Data(), make_settings(**changes), RunFiles(folder), say).run()
+
+
+def watch_imp(folder: Path, right: tuple[int, ...] = (), **changes) -> WatchedData:
+    net = make_net()
+    data = WatchedData(net, right)
+    ImpRun(net, data, make_settings(**changes), RunFiles(folder), lambda line: None).run()
+    return data
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Hundreds of runs: without pictures, without waiting for the disk, and on one thread, which suits tiny tensors."""
+    monkeypatch.setattr("utils.report.plot_curves", lambda *args, **kwargs: None)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def state_of(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+
+def ticket(folder: Path, level: int) -> dict:
+    return torch.load(folder / f"{level}model_SA_best.pth.tar", weights_only=True)
+
+
+def last(folder: Path, level: int) -> dict:
+    return torch.load(folder / f"{level}checkpoint.pth.tar", weights_only=True)
+
+
+def mask_of(record: dict) -> dict[str, torch.Tensor]:
+    return {name: record["state_dict"][f"{name}.weight_mask"].bool() for name in CONVOLUTIONS}
+
+
+def kept(record: dict) -> int:
+    return sum(int(part.sum()) for part in mask_of(record).values())
+
+
+def plain(record: dict) -> dict[str, torch.Tensor]:
+    """The weights of a file under their plain names."""
+    state = record["state_dict"]
+    return {name.removesuffix("_orig"): value for name, value in state.items() if not name.endswith("_mask")}
+
+
+def masked(state: dict[str, torch.Tensor], mask: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {**state, **{f"{name}.weight": state[f"{name}.weight"] * part for name, part in mask.items()}}
+
+
+def assert_equal(found, expected, where="") -> None:
+    """The same structure of dicts and lists with the same tensors and numbers in it."""
+    assert type(found) is type(expected), where
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), where
+        for key, value in expected.items():
+            assert_equal(found[key], value, f"{where} {key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for number, value in enumerate(expected):
+            assert_equal(found[number], value, f"{where} {number}")
+    elif isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype, where
+        assert torch.equal(found, expected), where
+    else:
+        assert found == expected, where
+
+
+def contents(folder: Path) -> dict:
+    """What every file of a run holds."""
+    return {path.name: torch.load(path, weights_only=True) for path in sorted(folder.iterdir())}
+
+
+# Where weights go back to.
+
+
+def test_lt_goes_back_to_the_initialisation(tmp_path):
+    initial = state_of(make_net())
+    data = watch_imp(tmp_path, prune_type="lt")
+    for level in (1, 2):
+        assert_equal(data.start(level, 0), masked(initial, mask_of(last(tmp_path, level))))
+
+
+def test_rewind_lt_goes_back_to_the_weights_after_its_epoch(tmp_path):
+    data = watch_imp(tmp_path, rewind_epoch=2)
+    after_two = data.start(0, 2)
+    assert_equal(torch.load(tmp_path / "epoch_2_rewind_weight.pt", weights_only=True), after_two)
+    for level in (1, 2):
+        assert_equal(data.start(level, 2), masked(after_two, mask_of(last(tmp_path, level))))
+
+
+def test_pt_goes_back_to_the_best_dense_weights(tmp_path):
+    data = watch_imp(tmp_path, right=(5, 9, 7) * 3, prune_type="pt")
+    best_dense = data.ends[1]
+    for level in (1, 2):
+        assert_equal(data.start(level, 0), masked(best_dense, mask_of(last(tmp_path, level))))
+
+
+@pytest.mark.parametrize("prune_type, first", [("lt", 0), ("pt", 0), ("rewind_lt", 1)])
+def test_levels_start_at_the_epoch_of_their_weights(prune_type, first, tmp_path):
+    data = watch_imp(tmp_path, prune_type=prune_type)
+    passes = [purpose[-2:] for purpose, _ in data.starts]
+    assert passes == [(0, 0), (0, 1), (0, 2), *((level, epoch) for level in (1, 2) for epoch in range(first, 3))]
+
+
+def test_no_two_passes_see_the_same_images(tmp_path):
+    data = watch_imp(tmp_path)
+    passes = [next(Data().train_batches(24, *purpose))[0] for purpose, _ in data.starts]
+    assert len({float(images.double().square().sum()) for images in passes}) == 7
+
+
+def test_rewinding_to_epoch_0_is_lt(tmp_path):
+    run_imp(tmp_path / "rewound", rewind_epoch=0)
+    run_imp(tmp_path / "lt", prune_type="lt")
+    rewound = contents(tmp_path / "rewound")
+    assert_equal(rewound.pop("epoch_0_rewind_weight.pt"), state_of(make_net()))
+    assert_equal(rewound, contents(tmp_path / "lt"))
+
+
+@pytest.mark.parametrize(
+    "prune_type, first, rates",
+    [("rewind_lt", 1, [0.1, 0.01]), ("lt", 0, [0.1, 0.1, 0.01]), ("pt", 0, [0.1, 0.1, 0.01])],
+)
+def test_a_sparse_level_trains_as_under_the_pruning_of_torch(prune_type, first, rates, tmp_path):
+    """With fresh momentum, from where its weights went back to, at the rates of the epochs that it trains."""
+    data = watch_imp(tmp_path, prune_type=prune_type, pruning_times=2)
+    net = make_net()
+    net.load_state_dict(data.start(1, first))
+    for name, part in mask_of(last(tmp_path, 1)).items():
+        prune.custom_from_mask(net.get_submodule(name), "weight", part)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
+    purposes = [purpose for purpose, _ in data.starts if purpose[-2] == 1]
+    for purpose, rate in zip(purposes, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        for images, labels in Data().train_batches(BATCH, *purpose):
+            optimizer.zero_grad()
+            cross_entropy(net(images), labels).backward()
+            optimizer.step()
+    for name in CONVOLUTIONS:
+        prune.remove(net.get_submodule(name), "weight")
+    found = plain(last(tmp_path, 1))
+    for name, value in net.state_dict().items():
+        assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-6), name
+
+
+# Which epoch gives the ticket, and which the mask.
+
+
+def test_the_ticket_is_the_epoch_with_the_best_validation_accuracy(tmp_path):
+    data = watch_imp(tmp_path, right=(6, 9, 3, 2, 1), pruning_times=2)
+    assert [ticket(tmp_path, level)["epoch"] for level in (0, 1)] == [2, 2]
+    assert_equal(plain(ticket(tmp_path, 0)), data.ends[1])
+    assert_equal(plain(ticket(tmp_path, 1)), data.ends[3])
+    assert [ticket(tmp_path, level)["best_sa"] for level in (0, 1)] == pytest.approx([75.0, 100 / 6])
+
+
+def test_the_first_of_equally_good_epochs_is_the_ticket(tmp_path):
+    watch_imp(tmp_path, right=(3, 9, 9), pruning_times=1)
+    assert ticket(tmp_path, 0)["epoch"] == 2
+
+
+def test_the_mask_comes_from_the_last_epochs_weights(tmp_path):
+    data = watch_imp(tmp_path, right=(9, 5, 4, 3, 2), pruning_times=2)
+    found = torch.cat([part.flatten() for part in mask_of(last(tmp_path, 1)).values()])
+    best, final = (
+        torch.cat([state[f"{name}.weight"].abs().flatten() for name in CONVOLUTIONS])
+        for state in (data.ends[0], data.ends[2])
+    )
+    assert torch.equal(found, final >= sorted(final)[50])
+    assert not torch.equal(found, best >= sorted(best)[50])
+
+
+def test_accuracies_of_every_epoch_are_recorded(tmp_path):
+    watch_imp(tmp_path, right=(3, 9, 6, 12, 0), pruning_times=2)
+    assert last(tmp_path, 0)["result"]["val_ta"] == [25.0, 75.0, 50.0]
+    assert last(tmp_path, 1)["result"]["val_ta"] == [100.0, 0.0]
+    assert ticket(tmp_path, 0)["result"]["val_ta"] == [25.0, 75.0]
+    assert {len(values) for values in last(tmp_path, 0)["result"].values()} == {3}
+
+
+# Masks.
+
+
+@pytest.mark.parametrize("random_prune", [False, True])
+def test_each_level_keeps_its_count_and_only_what_the_level_before_kept(random_prune, tmp_path):
+    run_imp(tmp_path, pruning_times=4, random_prune=random_prune)
+    masks = [mask_of(last(tmp_path, level)) for level in (1, 2, 3)]
+    assert [kept(last(tmp_path, level)) for level in (1, 2, 3)] == [202, 162, 130]
+    assert [kept(ticket(tmp_path, level)) for level in (1, 2, 3)] == [202, 162, 130]
+    for before, after in ((masks[0], masks[1]), (masks[1], masks[2])):
+        assert all(not (after[name] & ~before[name]).any() for name in CONVOLUTIONS)
+
+
+@pytest.mark.parametrize("prune_type", ["lt", "rewind_lt", "pt"])
+def test_pruned_weights_are_zero_in_every_file(prune_type, tmp_path):
+    run_imp(tmp_path, prune_type=prune_type)
+    for record in (ticket(tmp_path, 1), ticket(tmp_path, 2), last(tmp_path, 1), last(tmp_path, 2)):
+        for name, part in mask_of(record).items():
+            weights = record["state_dict"][f"{name}.weight_orig"]
+            assert not weights[~part].any()
+            assert not weights[~part].signbit().any()
+            assert weights[part].all()
+
+
+def test_the_dense_level_has_no_mask(tmp_path):
+    run_imp(tmp_path, pruning_times=1)
+    assert list(ticket(tmp_path, 0)["state_dict"]) == list(make_net().state_dict())
+
+
+def test_random_pruning_follows_from_the_seed_alone(tmp_path):
+    for folder, seed in (("first", 41), ("again", 41), ("other", 42)):
+        run_imp(tmp_path / folder, random_prune=True, seed=seed)
+    assert_equal(contents(tmp_path / "first"), contents(tmp_path / "again"))
+    first, other = (
+        torch.cat([part.flatten() for part in mask_of(last(tmp_path / folder, 2)).values()])
+        for folder in ("first", "other")
+    )
+    assert not torch.equal(first, other)
+
+
+def test_random_pruning_does_not_look_at_the_weights(tmp_path):
+    """Two runs that train differently, at different rates, lose the same weights."""
+    run_imp(tmp_path / "one", random_prune=True)
+    run_imp(tmp_path / "two", random_prune=True, schedule=Schedule(0.01, ()))
+    assert not torch.equal(
+        last(tmp_path / "one", 0)["state_dict"]["0.weight"], last(tmp_path / "two", 0)["state_dict"]["0.weight"]
+    )
+    assert_equal(mask_of(last(tmp_path / "one", 2)), mask_of(last(tmp_path / "two", 2)))
+
+
+def test_derived_seeds_are_the_same_on_every_machine_and_in_every_version():
+    """A run that is gone on with after an update must see the images that it would have seen."""
+    assert derive_seed(41, "train", 0, 0) == 5319822540174874943
+    assert (
+        len({derive_seed(41, *rest) for rest in (("train", 0, 1), ("train", 1, 0), ("prune", 0, 1), (0, "train", 1))})
+        == 4
+    )
+
+
+# Files that other programs go on with.
+
+
+def test_files_have_the_keys_of_the_published_scripts(tmp_path):
+    run_imp(tmp_path, pruning_times=2)
+    for record in contents(tmp_path).values():
+        if "state_dict" in record:
+            assert set(record) == {
+                *("state", "result", "epoch", "state_dict", "best_sa", "optimizer", "scheduler", "init_weight"),
+            }
+    assert [last(tmp_path, level)["state"] for level in (0, 1)] == [0, 1]
+
+
+def test_the_schedulers_of_torch_go_on_from_the_checkpoint_of_any_epoch(tmp_path):
+    """With optimizer and scheduler loaded, as the published scripts load them, the next epoch has the right rate."""
+    rates, path = {}, tmp_path / "0checkpoint.pth.tar"
+
+    def continue_with_torch(line: str) -> None:
+        if not path.exists():
+            return
+        record = last(tmp_path, 0)
+        optimizer = torch.optim.SGD(make_net().parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
+        scheduler = MultiStepLR(optimizer, [2, 4], 0.1)
+        optimizer.load_state_dict(record["optimizer"])
+        scheduler.load_state_dict(record["scheduler"])
+        rates[record["epoch"]] = []
+        for _ in range(record["epoch"], 6):
+            rates[record["epoch"]].append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+
+    run_imp(tmp_path, pruning_times=1, epochs=6, schedule=Schedule(0.1, (2, 4)), say=continue_with_torch)
+    expected = [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    assert sorted(rates) == [1, 2, 3, 4, 5, 6]
+    for epoch, found in rates.items():
+        assert found == pytest.approx(expected[epoch:]), epoch
+
+
+# Interruptions.
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def run_until(cut: int | None, folder: Path, monkeypatch, only_log: bool = False, **changes) -> int:
+    """A run that dies at the `cut`-th event of its life: a batch, a line of the log, before or after a file.
+
+    With `only_log`, lines of the log alone are events. Returns how many events there were.
+    """
+    events = count()
+
+    def event(is_log: bool = False) -> None:
+        if (is_log or not only_log) and next(events) == cut:
+            raise PowerCutError
+
+    class DyingData(Data):
+        def train_batches(self, batch_size, *purpose):
+            for batch in super().train_batches(batch_size, *purpose):
+                event()
+                yield batch
+
+    def save(content, path, save=checkpoint.save):
+        event()
+        save(content, path)
+        event()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save)
+        try:
+            run_imp(folder, DyingData(), lambda line: event(is_log=True), **changes)
+        except PowerCutError:
+            assert cut is not None
+    return next(events)
+
+
+@pytest.mark.parametrize("changes", [{}, {"prune_type": "pt"}], ids=["rewind_lt", "pt"])
+def test_a_run_that_died_anywhere_ends_in_the_same_files(changes, tmp_path, monkeypatch):
+    """In the middle of an epoch, between ticket and checkpoint, between two levels: at every event of the run."""
+    changes = {**changes, "epochs": 2, "schedule": Schedule(0.1, (1,)), "batch_size": 12}
+    events = run_until(None, tmp_path / "whole", monkeypatch, **changes)
+    whole = contents(tmp_path / "whole")
+    assert events > 30
+    for cut in range(events):
+        folder = tmp_path / str(cut)
+        assert run_until(cut, folder, monkeypatch, **changes) == cut + 1
+        run_imp(folder, **changes)
+        assert_equal(contents(folder), whole, f"cut {cut}:")
+
+
+@pytest.mark.parametrize("changes", [{"rewind_epoch": 0}, {"prune_type": "lt"}, {"random_prune": True}], ids=str)
+def test_a_run_that_died_after_any_epoch_ends_in_the_same_files(changes, tmp_path, monkeypatch):
+    events = run_until(None, tmp_path / "whole", monkeypatch, only_log=True, **changes)
+    whole = contents(tmp_path / "whole")
+    assert events >= 10
+    for cut in range(events):
+        folder = tmp_path / str(cut)
+        run_until(cut, folder, monkeypatch, only_log=True, **changes)
+        run_imp(folder, **changes)
+        assert_equal(contents(folder), whole, f"cut {cut}:")
+
+
+def test_a_run_that_dies_again_and_again_ends_in_the_same_files(tmp_path, monkeypatch):
+    """Ten lives that end with their fourth line of the log, until one of them comes to the end."""
+    run_imp(tmp_path / "whole")
+    lives = [run_until(3, tmp_path / "dying", monkeypatch, only_log=True) for _ in range(10)]
+    assert lives[:3] == [4, 4, 4]
+    assert_equal(contents(tmp_path / "dying"), contents(tmp_path / "whole"))
+
+
+def test_a_finished_run_changes_nothing_when_it_is_given_again(tmp_path):
+    run_imp(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    run_imp(tmp_path, WithoutTraining())
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+class WithoutTraining(Data):
+    def train_batches(self, batch_size, *purpose):
+        raise AssertionError(f"nothing is left to train, but {purpose} was asked for")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rewind_epoch": 0},
+        {"prune_type": "lt"},
+        {"prune_type": "pt"},
+        {"random_prune": True},
+    ],
+    ids=["rewind_lt", "rewind to 0", "lt", "pt", "random"],
+)
+def test_more_levels_go_on_from_the_last_one(changes, tmp_path):
+    run_imp(tmp_path / "whole", pruning_times=4, **changes)
+    run_imp(tmp_path / "extended", pruning_times=2, **changes)
+    run_imp(tmp_path / "extended", pruning_times=4, **changes)
+    assert_equal(contents(tmp_path / "extended"), contents(tmp_path / "whole"))
+
+
+def test_fewer_levels_leave_what_is_there(tmp_path):
+    run_imp(tmp_path)
+    before = contents(tmp_path)
+    run_imp(tmp_path, WithoutTraining(), pruning_times=1)
+    assert_equal(contents(tmp_path), before)
+
+
+# What goes wrong.
+
+
+class BrokenData(Data):
+    """One epoch has an image that is not a number."""
+
+    def __init__(self, level: int, epoch: int):
+        super().__init__()
+        self.broken = (level, epoch)
+
+    def train_batches(self, batch_size, *purpose):
+        for images, labels in super().train_batches(batch_size, *purpose):
+            yield (images * math.nan if purpose[-2:] == self.broken else images), labels
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(tmp_path):
+    with pytest.raises(UserError, match=r"nan in epoch 3 of level 1\b"):
+        run_imp(tmp_path, BrokenData(1, 2))
+
+
+def test_nothing_of_an_epoch_without_a_finite_loss_is_kept(tmp_path):
+    with pytest.raises(UserError):
+        run_imp(tmp_path / "broken", BrokenData(1, 2))
+    assert last(tmp_path / "broken", 1)["epoch"] == 2
+    run_imp(tmp_path / "broken")
+    run_imp(tmp_path / "whole")
+    assert_equal(contents(tmp_path / "broken"), contents(tmp_path / "whole"))
+
+
+def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_not_kept(tmp_path):
+    """The training loss is that before the step: only the validation loss can tell."""
+    with pytest.raises(UserError, match=r"epoch 1 of level 0\b"):
+        run_imp(tmp_path, batch_size=24, schedule=Schedule(1e30, ()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_network_is_named(tmp_path):
+    run_imp(tmp_path, pruning_times=1)
+    with pytest.raises(UserError, match=r"0checkpoint\.pth\.tar"):
+        ImpRun(nn.Sequential(nn.Conv2d(3, 2, 1)), Data(), make_settings(), RunFiles(tmp_path), lambda line: None).run()

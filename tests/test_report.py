@@ -1,0 +1,138 @@
+import csv
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import report
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors():
+    """A warning would stand between the lines of a script's log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list:
+    """The figures drawn, to count what is in them; they are written as ever."""
+    drawn, write = [], report._write
+    monkeypatch.setattr(report, "_write", lambda figure, path: (drawn.append(figure), write(figure, path)))
+    return drawn
+
+
+def assert_shows_something(path: Path) -> None:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+        pixels = np.asarray(image.convert("L"))
+    assert 0.005 < (pixels < 200).mean() < 0.5, "neither blank nor black"
+
+
+def geometric(count: int, gain: float = 0.0) -> list[tuple[float, float]]:
+    """Density and accuracy of `count` levels, as IMP makes them."""
+    return [(0.8**level, 70 + gain - level / 4) for level in range(count)]
+
+
+# Tables
+
+
+def test_table_is_aligned_and_ends_in_ragged_text():
+    table = report.format_table(("level", "gain", "members"), [(0, "+0.50", "0:1.000"), (10, "-12.25", "10:0.5 9:0.5")])
+    assert table.splitlines() == [
+        "level    gain  members",
+        "---------------------------",
+        "    0   +0.50  0:1.000",
+        "   10  -12.25  10:0.5 9:0.5",
+    ]
+
+
+def test_table_of_nothing_is_its_header():
+    assert report.format_table(("level", "gain"), []) == "level  gain\n-----------"
+
+
+def test_table_has_no_blanks_at_the_ends_of_lines():
+    assert report.format_table(("a", "b"), [("1", "")]).splitlines()[-1] == "1"
+
+
+def test_csv_is_read_back_exactly(tmp_path):
+    rows = [[0, 100 / 3, 'a "quoted", list'], [1, None, ""]]
+    report.write_csv(("level", "accuracy", "members"), rows, tmp_path / "pools.csv")
+    with (tmp_path / "pools.csv").open(newline="") as file:
+        read = list(csv.reader(file))
+    assert read == [["level", "accuracy", "members"], ["0", str(100 / 3), 'a "quoted", list'], ["1", "", ""]]
+    assert b"\r" not in (tmp_path / "pools.csv").read_bytes()
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("levels", [1, 2, 6, 19])
+@pytest.mark.parametrize("dense", [None, 71.0])
+def test_accuracy_is_drawn_of_one_level_and_of_many(tmp_path, levels, dense):
+    report.plot_accuracy({"ticket": geometric(levels), "pool": geometric(levels, 1.0)}, tmp_path / "a.png", dense)
+    assert_shows_something(tmp_path / "a.png")
+
+
+def test_accuracy_falls_from_the_dense_network_on_the_left(tmp_path, figures):
+    report.plot_accuracy({"ticket": geometric(19)}, tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    left, right = axes.get_xlim()
+    assert left > right > 0
+    assert axes.get_xscale() == "log"
+    assert axes.lines[0].get_xdata()[0] == 100
+
+
+def test_levels_in_any_order_give_one_line_by_density(tmp_path, figures):
+    report.plot_accuracy({"ticket": [(0.5, 1.0), (1.0, 3.0), (0.8, 2.0)]}, tmp_path / "a.png")
+    assert list(figures[0].axes[0].lines[0].get_xdata()) == [100, 80, 50]
+    assert list(figures[0].axes[0].lines[0].get_ydata()) == [3, 2, 1]
+
+
+@pytest.mark.parametrize("methods", [2, 8])
+def test_every_method_is_drawn_and_named_however_many(tmp_path, figures, methods):
+    names = [f"method {number}" for number in range(methods)]
+    report.plot_accuracy({name: geometric(3, number) for number, name in enumerate(names)}, tmp_path / "a.png", 60.0)
+    (axes,) = figures[0].axes
+    assert len(axes.lines) == methods + 1
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [*names, "dense network"]
+
+
+def test_tick_labels_of_a_long_run_do_not_overlap(tmp_path, figures):
+    report.plot_accuracy({"ticket": geometric(19)}, tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    labels = [label for label in axes.get_xticklabels() if label.get_text()]
+    places = sorted(axes.transData.transform((tick, 0))[0] for tick in axes.get_xticks())
+    height = max(label.get_fontsize() for label in labels) * figures[0].dpi / 72
+    assert min(after - before for before, after in pairwise(places)) > 0.7 * height
+
+
+@pytest.mark.parametrize("epochs", [1, 182])
+def test_training_curves_are_drawn_and_named(tmp_path, figures, epochs):
+    curves = {name: [float(epoch) for epoch in range(epochs)] for name in ("train_ta", "val_ta", "test_ta")}
+    report.plot_curves(curves, tmp_path / "0net_train.png")
+    assert_shows_something(tmp_path / "0net_train.png")
+    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == [
+        "training",
+        "validation",
+        "test",
+    ]
+
+
+def test_training_curves_of_a_rewound_level_begin_after_its_rewind_epoch(tmp_path, figures):
+    report.plot_curves({"val_ta": [1.0, 2.0]}, tmp_path / "1net_train.png", first_epoch=9)
+    assert list(figures[0].axes[0].lines[0].get_xdata()) == [10, 11]
+
+
+@pytest.mark.parametrize("pairs", [1, 18])
+def test_every_pair_has_its_path_in_accuracy_and_in_loss(tmp_path, figures, pairs):
+    walk = {"coefficients": [0.0, 0.5, 1.0], "test_accuracy": [70, 60, 71], "test_loss": [1.0, 2.0, 1.1]}
+    paths = [{"levels": [level, level + 1], **walk} for level in range(pairs)]
+    report.plot_connectivity(paths, tmp_path / "c.png")
+    assert_shows_something(tmp_path / "c.png")
+    assert [len(axes.lines) for axes in figures[0].axes] == [pairs, pairs]

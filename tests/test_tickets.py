@@ -1,0 +1,402 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from utils import tickets
+from utils.errors import UserError
+from utils.tickets import (
+    RunFiles,
+    Ticket,
+    TicketFile,
+    find_tickets,
+    fit_to_network,
+    plain_state,
+    published_state,
+    read_ticket,
+)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1), nn.Linear(2, 5))
+
+
+def pruned_network() -> nn.Sequential:
+    """`network` with half of its convolutions' weights pruned by torch, as the published scripts do it."""
+    net = network()
+    convolutions = [(module, "weight") for module in net if isinstance(module, nn.Conv2d)]
+    prune.global_unstructured(convolutions, prune.L1Unstructured, amount=0.5)
+    return net
+
+
+def write(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
+def write_published(folder: Path, *levels: int) -> None:
+    for level in levels:
+        write(folder / f"{level}model_SA_best.pth.tar", {"state_dict": network().state_dict()})
+
+
+def write_openlth(run: Path, *levels: int, step: str = "ep3_it0") -> None:
+    """Levels as OpenLTH writes them: keys behind `model.`, the mask beside them, and a checkpoint that holds code."""
+    for level in levels:
+        main = run / f"level_{level}" / "main"
+        state = {f"model.{name}": value for name, value in network().state_dict().items()}
+        mask = {name: torch.ones_like(state[name], dtype=torch.int32) for name in ("model.0.weight", "model.3.weight")}
+        mask["model.0.weight"].view(-1)[: 10 * level] = 0
+        write(main / f"model_{step}.pth", state)
+        write(main / "mask.pth", mask)
+        write(main / "checkpoint.pth", {"it": print})  # `weights_only` refuses it, so reading it would fail
+
+
+def levels(files: list[TicketFile]) -> list[int]:
+    return [file.level for file in files]
+
+
+def read(path: Path, content: object) -> Ticket:
+    return read_ticket(TicketFile(1, write(path, content)))
+
+
+# What files are called
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        (RunFiles(Path("run")).ticket(12).path, "run/12model_SA_best.pth.tar"),
+        (RunFiles(Path("run")).checkpoint(12), "run/12checkpoint.pth.tar"),
+        (RunFiles(Path("run")).curve(0), "run/0net_train.png"),
+        (tickets.pool_path(Path("run"), 3), "run/3pool.pth.tar"),
+        (
+            tickets.run_folder("rewind_lt", "cifar100", "resnet18", 9, 41),
+            "checkpoints/rewind_lt/cifar100/resnet18/rewind_epoch_9/seed41",
+        ),
+    ],
+)
+def test_names_are_the_published_ones(path, name):
+    assert path == Path(name)
+
+
+def test_newest_level_counts_and_does_not_spell(tmp_path):
+    for name in ("9checkpoint.pth.tar", "10checkpoint.pth.tar", ".11checkpoint.pth.tar.x7", "12model_SA_best.pth.tar"):
+        (tmp_path / name).touch()
+    assert RunFiles(tmp_path).newest_level() == 10
+
+
+def test_no_checkpoint_is_no_newest_level(tmp_path):
+    assert RunFiles(tmp_path / "missing").newest_level() is None
+
+
+# Tickets found: the published layout
+
+
+def test_published_tickets_are_ordered_by_number(tmp_path):
+    write_published(tmp_path, 10, 9, 0, 1)
+    assert levels(find_tickets(tmp_path)) == [0, 1, 9, 10]
+
+
+def test_only_tickets_are_found_among_a_runs_files(tmp_path):
+    write_published(tmp_path, 0, 1, 2)
+    for name in (
+        *(".1model_SA_best.pth.tar.k3j2", "1checkpoint.pth.tar", "epoch_1_rewind_weight.pt", "settings.json"),
+        *("1pool.pth.tar", "1net_train.png"),
+    ):
+        (tmp_path / name).touch()
+    write_published(tmp_path / "pools", 7)
+    assert levels(find_tickets(tmp_path)) == [0, 1, 2]
+
+
+def test_two_tickets_of_one_level_are_refused_by_name(tmp_path):
+    write_published(tmp_path, 0, 1)
+    (tmp_path / "1model_SA_best_copy.pth.tar").touch()
+    with pytest.raises(UserError, match=r"level 1: .*1model_SA_best") as error:
+        find_tickets(tmp_path)
+    assert {"1model_SA_best.pth.tar", "1model_SA_best_copy.pth.tar"} <= {*str(error.value).replace(",", "").split()}
+
+
+def test_folder_above_the_tickets_is_refused_with_the_right_one(tmp_path):
+    write_published(tmp_path / "resnet18" / "seed41", 0)
+    with pytest.raises(UserError, match=str(tmp_path / "resnet18" / "seed41")):
+        find_tickets(tmp_path)
+
+
+def test_no_folder_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing", tmp_path / "file"):
+        with pytest.raises(UserError, match=str(path)):
+            find_tickets(path)
+
+
+def test_empty_folder_is_told_what_a_ticket_looks_like(tmp_path):
+    with pytest.raises(UserError, match=r"model_SA_best.*level_"):
+        find_tickets(tmp_path)
+
+
+# Tickets found: OpenLTH's layout
+
+
+@pytest.mark.parametrize("above", [0, 1, 2])
+def test_openlth_run_is_found_from_its_levels_up_to_its_root(tmp_path, above):
+    run = tmp_path / "lottery_9f60" / "replicate_1"
+    write_openlth(run, 10, 9, 0)
+    folder = (run, *run.parents)[above]
+    assert levels(find_tickets(folder)) == [0, 9, 10]
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [("lottery_a/replicate_1", "lottery_b/replicate_1"), ("lottery_a/replicate_1", "lottery_a/replicate_2")],
+)
+def test_several_runs_under_one_root_are_listed_and_not_guessed(tmp_path, first, second):
+    for run in (first, second):
+        write_openlth(tmp_path / run, 0, 1)
+    with pytest.raises(UserError, match="several runs") as error:
+        find_tickets(tmp_path)
+    assert str(tmp_path / first) in str(error.value)
+    assert str(tmp_path / second) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "earlier, last",
+    [("ep9_it0", "ep10_it0"), ("ep0_it20", "ep3_it0"), ("ep10_it9", "ep10_it10"), ("ep2_it300", "ep10_it0")],
+)
+def test_last_step_of_a_level_is_its_ticket_by_number(tmp_path, earlier, last):
+    for step in (earlier, last):
+        write_openlth(tmp_path, 0, step=step)
+    (file,) = find_tickets(tmp_path)
+    assert file.path.name == f"model_{last}.pth"
+
+
+def test_pretraining_and_branches_are_no_tickets(tmp_path):
+    write_openlth(tmp_path, 0, 1)
+    for folder in ("level_pretrain/main", "level_1/lottery_branch_retrain_3f2a"):
+        write(tmp_path / folder / "model_ep9_it0.pth", {"it": print})
+    (tmp_path / "level_2" / "main").mkdir(parents=True)
+    files = find_tickets(tmp_path)
+    assert levels(files) == [0, 1]
+    assert all(read_ticket(file).state for file in files)
+
+
+# Tickets read
+
+
+def test_torchs_pruning_is_read_as_plain_weights_and_a_mask(tmp_path):
+    net = pruned_network()
+    ticket = read(tmp_path / "ticket", {"state_dict": net.state_dict()})
+    assert {*ticket.state} == {*network().state_dict()}
+    for name in ("0", "2"):
+        assert torch.equal(ticket.state[f"{name}.weight"], net.get_submodule(name).weight)
+        assert torch.equal(ticket.mask[f"{name}.weight"], net.get_submodule(name).weight_mask.bool())
+    assert (ticket.kept, ticket.density, ticket.is_dense) == (58, 0.5, False)
+
+
+def test_weights_under_the_mask_become_true_zeros(tmp_path):
+    state = network().state_dict()
+    state["0.weight_orig"] = state.pop("0.weight").fill_(-3.0)
+    state["0.weight_mask"] = torch.zeros(4, 3, 3, 3)
+    weights = read(tmp_path / "ticket", state).state["0.weight"]
+    assert not weights.any()
+    assert not torch.signbit(weights).any()
+
+
+def test_openlth_ticket_has_the_density_of_its_mask_file(tmp_path):
+    write_openlth(tmp_path, 2)
+    (file,) = find_tickets(tmp_path)
+    state = torch.load(file.path)
+    state["model.0.weight"].view(-1)[:50] = -0.0  # 20 of them pruned, the others kept though they are zero
+    torch.save(state, file.path)
+    ticket = read_ticket(file)
+    assert sorted(ticket.mask) == ["0.weight", "3.weight"]
+    assert (ticket.kept, ticket.density) == (98, 98 / 118)
+    assert not torch.signbit(ticket.state["0.weight"].view(-1)[:20]).any()
+
+
+def test_openlth_ticket_that_was_not_masked_is_masked(tmp_path):
+    write_openlth(tmp_path, 2)
+    (file,) = find_tickets(tmp_path)
+    assert not read_ticket(file).state["0.weight"].view(-1)[:20].any()
+
+
+def test_openlth_ticket_without_its_mask_is_refused(tmp_path):
+    write_openlth(tmp_path, 1)
+    (tmp_path / "level_1" / "main" / "mask.pth").unlink()
+    with pytest.raises(UserError, match=r"level_1.*mask\.pth"):
+        read_ticket(*find_tickets(tmp_path))
+
+
+def test_dense_ticket_counts_every_convolution_and_nothing_else(tmp_path):
+    ticket = read(tmp_path / "ticket", {"state_dict": network().state_dict()})
+    assert sorted(ticket.mask) == ["0.weight", "2.weight"]
+    assert ticket.is_dense
+    assert ticket.kept == 116
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "module.model.", "_orig_mod.module."]
+)
+@pytest.mark.parametrize("wrap", [lambda state: {"state_dict": state}, lambda state: state])
+def test_what_wrappers_put_before_names_is_taken_off(tmp_path, prefix, wrap):
+    state = {f"{prefix}{name}": value for name, value in pruned_network().state_dict().items()}
+    ticket = read(tmp_path / "ticket", wrap(state))
+    assert {*ticket.state} == {*network().state_dict()}
+    assert ticket.kept == 58
+
+
+def test_only_whole_suffixes_are_pruning_names():
+    state = {"mask_head.weight": torch.ones(2), "orig.weight": torch.ones(2), "a_mask.bias": torch.ones(2)}
+    plain, mask = plain_state(state, Path("ticket"))
+    assert plain == state
+    assert mask == {}
+
+
+def test_plain_and_published_names_are_inverse():
+    published = pruned_network().state_dict()
+    state, mask = plain_state(published, Path("ticket"))
+    again = published_state(state, mask)
+    assert {*again} == {*published}
+    state_again, mask_again = plain_state(again, Path("ticket"))
+    assert all(torch.equal(state[name], state_again[name]) for name in state)
+    assert all(torch.equal(mask[name], mask_again[name]) for name in mask)
+
+
+def test_published_names_load_into_a_network_that_torch_pruned():
+    published = pruned_network().state_dict()
+    net = pruned_network()
+    net.load_state_dict(published_state(*plain_state(published, Path("ticket"))), strict=True)
+    assert all(value.dtype == published[name].dtype for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("mask", [None, {}])
+def test_dense_network_keeps_its_plain_names(mask):
+    state = network().state_dict()
+    assert published_state(state, mask) == state
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *([], {}, {"state_dict": {}}, {"epoch": 3}, {"state_dict": {"conv.weight": [1.0]}}, torch.ones(3)),
+        pytest.param({0: torch.ones(3)}, id="numbers for names"),
+        pytest.param({"fc.weight": torch.ones(3, 3)}, id="no convolution"),
+    ],
+)
+def test_file_of_something_else_is_no_ticket(tmp_path, content):
+    with pytest.raises(UserError, match=str(tmp_path / "ticket")):
+        read(tmp_path / "ticket", content)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["2.weight", "1.running_var"])
+def test_ticket_that_is_not_finite_is_refused_by_name(tmp_path, name, value):
+    state = network().state_dict()
+    state[name].view(-1)[1] = value
+    with pytest.raises(UserError, match=f"ticket holds NaN or infinity in {name}"):
+        read(tmp_path / "ticket", state)
+
+
+@pytest.mark.parametrize(
+    "mask, why",
+    [
+        (torch.ones(4, 3, 3), "fits no weight"),
+        (torch.ones(3, 4, 3, 3), "fits no weight"),
+        (torch.full((4, 3, 3, 3), 0.5), "not 0 or 1"),
+        (torch.full((4, 3, 3, 3), 2), "not 0 or 1"),
+        (torch.full((4, 3, 3, 3), float("nan")), "not 0 or 1"),
+    ],
+)
+def test_mask_that_is_none_is_refused_in_both_layouts(tmp_path, mask, why):
+    state = network().state_dict()
+    published = {**state, "0.weight_mask": mask, "0.weight_orig": state["0.weight"]}
+    del published["0.weight"]
+    with pytest.raises(UserError, match=rf"published .*0\.weight.*{why}"):
+        read(tmp_path / "published", published)
+    file = TicketFile(1, write(tmp_path / "openlth", state), write(tmp_path / "mask.pth", {"0.weight": mask}))
+    with pytest.raises(UserError, match=rf"mask\.pth .*0\.weight.*{why}"):
+        read_ticket(file)
+
+
+def test_mask_of_no_weight_is_refused(tmp_path):
+    with pytest.raises(UserError, match="other"):
+        read(tmp_path / "ticket", {**network().state_dict(), "other.weight_mask": torch.ones(3)})
+
+
+# Tickets fitted to a network
+
+
+def normalized(mean: float, classes: int = 5) -> dict[str, torch.Tensor]:
+    state = {f"conv.{name}": value for name, value in network().state_dict().items() if not name.startswith("3.")}
+    state |= {"fc.weight": torch.zeros(classes, 2), "fc.bias": torch.zeros(classes)}
+    return {"normalize.mean": torch.full((3,), mean), "normalize.std": torch.full((3,), mean), **state}
+
+
+def ticket_of(state: dict[str, torch.Tensor]) -> Ticket:
+    mask = {name: torch.ones_like(value, dtype=torch.bool) for name, value in state.items() if value.dim() == 4}
+    return Ticket(2, Path("run/2model_SA_best.pth.tar"), state, mask)
+
+
+def test_ticket_keeps_its_own_normalisation():
+    fitted = fit_to_network(ticket_of(normalized(0.5)), normalized(0.25), "net")
+    assert fitted.state["normalize.mean"].tolist() == fitted.state["normalize.std"].tolist() == [0.5] * 3
+
+
+def test_ticket_without_normalisation_gets_that_of_the_data():
+    state = {name: value for name, value in normalized(0.5).items() if not name.startswith("normalize.")}
+    fitted = fit_to_network(ticket_of(state), normalized(0.25), "net")
+    assert fitted.state["normalize.mean"].tolist() == fitted.state["normalize.std"].tolist() == [0.25] * 3
+
+
+def test_counters_of_batch_norm_may_be_missing():
+    state = {name: value for name, value in normalized(0.5).items() if not name.endswith("num_batches_tracked")}
+    assert list(fit_to_network(ticket_of(state), normalized(0.5), "net").state) == list(normalized(0.5))
+
+
+def test_ticket_gets_the_networks_order_of_names():
+    state = dict(reversed(normalized(0.5).items()))
+    assert list(fit_to_network(ticket_of(state), normalized(0.5), "net").state) == list(normalized(0.5))
+
+
+def test_ticket_in_another_precision_gets_the_networks():
+    state = {name: value.half() if value.is_floating_point() else value for name, value in normalized(0.5).items()}
+    fitted = fit_to_network(ticket_of(state), normalized(0.5), "net")
+    assert {name: value.dtype for name, value in fitted.state.items()} == {
+        name: value.dtype for name, value in normalized(0.5).items()
+    }
+
+
+@pytest.mark.parametrize("more, fewer, verb", [("network", "ticket", "lacks"), ("ticket", "network", "has")])
+def test_another_architecture_is_told_by_the_first_name_that_differs(more, fewer, verb):
+    states = {more: {**normalized(0.5), "extra.weight": torch.ones(3)}, fewer: normalized(0.5)}
+    with pytest.raises(UserError, match=rf"2model_SA_best.* no --arch net: it {verb} extra\.weight"):
+        fit_to_network(ticket_of(states["ticket"]), states["network"], "net")
+
+
+def test_another_width_is_told_by_both_shapes():
+    wide = {**normalized(0.5), "conv.0.weight": torch.ones(8, 3, 3, 3)}
+    with pytest.raises(UserError, match=r"no --arch net: conv\.0\.weight is \(8, 3, 3, 3\), not \(4, 3, 3, 3\)"):
+        fit_to_network(ticket_of(wide), normalized(0.5), "net")
+
+
+def test_another_number_of_classes_is_told_by_both_numbers():
+    with pytest.raises(UserError, match=r"2model_SA_best.* 7 classes.* 5$"):
+        fit_to_network(ticket_of(normalized(0.5, classes=7)), normalized(0.5), "net")
+
+
+# What other programs wrote
+
+
+def test_real_openlth_run_has_the_densities_that_it_reports(openlth_tickets):
+    files = find_tickets(openlth_tickets)
+    assert levels(files) == [0, 1, 2, 3, 4]
+    for file in files:
+        report = json.loads((file.path.parent / "sparsity_report.json").read_text())
+        ticket = read_ticket(file)
+        assert ticket.kept == report["unpruned"]
+        assert ticket.density == report["unpruned"] / report["total"]
+        assert file.path.name == "model_ep3_it0.pth"

@@ -1,0 +1,299 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import prune
+from torch.optim.lr_scheduler import MultiStepLR
+
+from utils.evaluation import Evaluator, Score, evaluate
+from utils.training import Schedule, make_optimizer, train_epoch
+
+
+def make_net(seed: int = 1) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3, bias=False),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Conv2d(5, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+def make_batches(count: int = 6, size: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    draws = torch.Generator().manual_seed(2)
+    return [
+        (torch.randn(size, 3, 6, 6, generator=draws), torch.randint(0, 3, (size,), generator=draws))
+        for _ in range(count)
+    ]
+
+
+def half_masks(net: nn.Module) -> dict[str, torch.Tensor]:
+    draws = torch.Generator().manual_seed(3)
+    shapes = {name: net.get_parameter(name).shape for name in ("0.weight", "3.weight")}
+    return {name: torch.rand(shape, generator=draws) < 0.5 for name, shape in shapes.items()}
+
+
+def zero_where_pruned(net: nn.Module, mask: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, part in mask.items():
+            net.get_parameter(name).mul_(part)
+
+
+# One epoch of training.
+
+
+def test_pruned_weights_are_zero_after_every_step():
+    net = make_net()
+    mask, checked = half_masks(net), []
+    zero_where_pruned(net, mask)
+
+    def batches():
+        for batch in make_batches(6):
+            yield batch
+            checked.append(all((net.get_parameter(name)[~part] == 0).all() for name, part in mask.items()))
+
+    optimizer = make_optimizer(net, 0.5, momentum=0.9, weight_decay=0.1)
+    train_epoch(net, optimizer, batches(), [0.5] * 6, mask)
+    assert checked == [True] * 6
+    # They had every reason to move.
+    momenta = [optimizer.state[net.get_parameter(name)]["momentum_buffer"][~part] for name, part in mask.items()]
+    assert all((momentum != 0).any() for momentum in momenta)
+
+
+def test_weights_that_were_not_zero_become_so_with_the_first_step():
+    net = make_net()
+    mask = half_masks(net)
+    train_epoch(net, make_optimizer(net, 0.1, 0.9, 0.0), make_batches(1), [0.1], mask)
+    assert all((net.get_parameter(name)[~part] == 0).all() for name, part in mask.items())
+    assert all((net.get_parameter(name)[part] != 0).all() for name, part in mask.items())
+
+
+def test_kept_weights_train_as_under_the_pruning_of_torch():
+    net, reference = make_net(), make_net()
+    mask = half_masks(net)
+    zero_where_pruned(net, mask)
+    for name, part in mask.items():
+        prune.custom_from_mask(reference.get_submodule(name.removesuffix(".weight")), "weight", part)
+    rates = [0.1, 0.1, 0.05, 0.05, 0.01, 0.2]
+
+    # What the paper's scripts do.
+    optimizer = torch.optim.SGD(reference.parameters(), 0.1, momentum=0.9, weight_decay=1e-2)
+    for (images, labels), rate in zip(make_batches(6), rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        cross_entropy(reference(images), labels).backward()
+        optimizer.step()
+    for name in mask:
+        prune.remove(reference.get_submodule(name.removesuffix(".weight")), "weight")
+
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    train_epoch(net, make_optimizer(net, 0.1, 0.9, 1e-2), make_batches(6), rates, mask)
+    for name, value in net.state_dict().items():
+        assert torch.allclose(value, reference.state_dict()[name], rtol=1e-5, atol=1e-7), name
+        assert not torch.equal(value, before[name]), name
+
+
+def test_a_network_without_a_mask_trains_all_of_its_weights():
+    net = make_net()
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    train_epoch(net, make_optimizer(net, 0.1, 0.9, 0.0), make_batches(1), [0.1])
+    assert all((value != before[name]).any() for name, value in net.named_parameters())
+
+
+def test_every_batch_is_trained_at_its_own_rate():
+    """A weight that only decays shrinks by 1 - rate with each batch: 1 · (1 - 0.5) · (1 - 0.25) · (1 - 0) = 0.375."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
+    nn.init.ones_(net[1].weight)
+    batches = [(torch.zeros(2, 1, 1, 1), torch.tensor([0, 1]))] * 3
+    train_epoch(net, make_optimizer(net, 9.0, momentum=0.0, weight_decay=1.0), batches, [0.5, 0.25, 0.0])
+    assert net[1].weight.flatten().tolist() == [0.375, 0.375]
+
+
+def test_the_training_score_is_that_of_each_batch_before_its_step():
+    """A bias that starts at 0 and learns the labels 0, 0 at rate 1: it is (1/2, -1/2) when the second batch comes."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    batches = [
+        (torch.zeros(2, 1, 1, 1), torch.tensor([0, 0])),
+        (torch.zeros(3, 1, 1, 1), torch.tensor([0, 1, 1])),
+    ]
+    score = train_epoch(net, make_optimizer(net, 1.0, 0.0, 0.0), batches, [1.0, 1.0])
+    # The first batch is undecided (argmax is 0), the second says 0 with odds e.
+    right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    assert (score.correct, score.images) == (3, 5)
+    assert score.loss_sum == pytest.approx(2 * math.log(2) + right + 2 * wrong, rel=1e-6)
+
+
+def test_training_uses_and_updates_the_statistics_of_the_batches():
+    net = make_net().eval()
+    train_epoch(net, make_optimizer(net, 0.1, 0.9, 0.0), make_batches(3), [0.1] * 3)
+    assert net.training
+    assert net[1].num_batches_tracked.item() == 3
+
+
+@pytest.mark.parametrize("rates", [[0.1], [0.1] * 3])
+def test_more_or_fewer_rates_than_batches_are_an_error(rates):
+    net = make_net()
+    with pytest.raises(ValueError, match="zip"):
+        train_epoch(net, make_optimizer(net, 0.1, 0.9, 0.0), make_batches(2), rates)
+
+
+def test_mixed_precision_leaves_weights_and_statistics_in_float32():
+    net, exact = make_net(), make_net()
+    mask = half_masks(net)
+    train_epoch(net, make_optimizer(net, 0.1, 0.9, 1e-4), make_batches(3), [0.1] * 3, mask, amp=True)
+    train_epoch(exact, make_optimizer(exact, 0.1, 0.9, 1e-4), make_batches(3), [0.1] * 3, mask)
+    assert {value.dtype for value in net.state_dict().values()} == {torch.float32, torch.int64}
+    assert all((net.get_parameter(name)[~part] == 0).all() for name, part in mask.items())
+    assert not torch.equal(net[6].weight, exact[6].weight)
+    assert torch.allclose(net[6].weight, exact[6].weight, atol=0.05)
+
+
+# The learning-rate schedule.
+
+
+def test_warm_up_rises_in_equal_steps_from_the_first_batch_to_the_base():
+    schedule = Schedule(0.8, (5,), warmup=2)
+    rates = [schedule.learning_rate(epoch, step, 4) for epoch in range(3) for step in range(4)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.8, 0.8, 0.8, 0.8])
+
+
+@pytest.mark.parametrize(
+    "epoch, rate", [(0, 0.1), (90, 0.1), (91, 0.01), (135, 0.01), (136, 0.001), (181, 0.001), (500, 0.001)]
+)
+def test_the_rate_falls_tenfold_at_every_milestone(epoch, rate):
+    schedule = Schedule(0.1, (91, 136))
+    assert schedule.learning_rate(epoch, 0, 352) == pytest.approx(rate)
+    assert schedule.learning_rate(epoch, 351, 352) == pytest.approx(rate)
+
+
+def test_a_milestone_at_the_first_epoch_and_another_factor_count_too():
+    schedule = Schedule(1.0, (0, 2), gamma=0.5)
+    assert [schedule.learning_rate(epoch, 0, 1) for epoch in range(4)] == [0.5, 0.5, 0.25, 0.25]
+
+
+def torch_schedule(schedule: Schedule) -> tuple[torch.optim.SGD, MultiStepLR]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], schedule.base)
+    return optimizer, MultiStepLR(optimizer, schedule.milestones, schedule.gamma)
+
+
+SCHEDULES = pytest.mark.parametrize(
+    "schedule, epochs",
+    [
+        (Schedule(0.1, (91, 136)), 182),
+        (Schedule(0.4, (30, 60, 80)), 90),
+        (Schedule(0.1, ()), 5),
+        (Schedule(0.1, (3, 3, 5)), 8),
+        (Schedule(0.1, (5, 2)), 8),
+        (Schedule(0.3, (1, 4), gamma=0.2), 8),
+    ],
+    ids=["cifar", "imagenet", "constant", "twice at once", "not in order", "another factor"],
+)
+
+
+@SCHEDULES
+def test_rates_are_those_of_torch_in_every_epoch(schedule, epochs):
+    optimizer, scheduler = torch_schedule(schedule)
+    for epoch in range(epochs):
+        assert schedule.learning_rate(epoch, 0, 1) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+@SCHEDULES
+def test_the_state_after_an_epoch_is_what_torch_would_save(schedule, epochs):
+    optimizer, scheduler = torch_schedule(schedule)
+    for epoch in range(epochs):
+        expected, state = scheduler.state_dict(), schedule.state(epoch)
+        for name in ("milestones", "gamma", "base_lrs", "last_epoch", "_step_count"):
+            assert state[name] == expected[name]
+        assert state["_last_lr"] == pytest.approx(expected["_last_lr"], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("done", range(9))
+def test_a_scheduler_of_torch_goes_on_from_the_state_of_any_epoch(done):
+    schedule = Schedule(0.1, (2, 5), warmup=1)
+    expected = [0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001, 0.001, 0.001]
+    optimizer, scheduler = torch_schedule(schedule)
+    scheduler.load_state_dict(schedule.state(done))
+    optimizer.param_groups[0]["lr"] = scheduler.get_last_lr()[0]
+    rates = []
+    for _ in range(done, 9):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(expected[done:])
+    assert scheduler.last_epoch == 9
+
+
+# What a network is worth. The "network" reads its answers from the images: one pixel a class.
+
+
+def answers(*logits: list[float]) -> torch.Tensor:
+    return torch.tensor(logits)[:, :, None, None]
+
+
+def test_a_score_is_in_percent_and_nats_an_image():
+    score = Score(correct=3, images=8, loss_sum=4.0)
+    assert (score.accuracy, score.loss) == (37.5, 0.5)
+
+
+def test_right_answers_and_losses_are_summed_over_batches_of_any_size():
+    third = math.log(3)
+    batches = [
+        (answers([0, third], [third, 0], [0, third]), torch.tensor([1, 1, 1])),
+        (answers([third, 0]), torch.tensor([0])),
+    ]
+    score = evaluate(nn.Flatten(), batches)
+    # Odds of 3 to 1: -log(3/4) where the answer is right, -log(1/4) where it is wrong.
+    assert (score.correct, score.images) == (3, 4)
+    assert score.loss_sum == pytest.approx(3 * math.log(4 / 3) + math.log(4), rel=1e-6)
+    assert type(score.correct) is type(score.images) is int
+
+
+def test_the_loss_is_that_of_torch():
+    batches = make_batches(5, 7)
+    net = make_net()
+    score = evaluate(net, batches)
+    images, labels = map(torch.cat, zip(*batches, strict=True))
+    outputs = net.eval()(images)
+    assert score.loss == pytest.approx(cross_entropy(outputs, labels).item(), rel=1e-5)
+    assert score.correct == sum(int(row.argmax() == label) for row, label in zip(outputs, labels, strict=True))
+
+
+def test_an_evaluation_neither_uses_nor_changes_the_statistics_of_its_images():
+    net = make_net().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    together = evaluate(net, make_batches(4, 8))
+    one_by_one = [
+        (image, label)
+        for images, labels in make_batches(4, 8)
+        for image, label in zip(images.split(1), labels.split(1), strict=True)
+    ]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert evaluate(net, one_by_one).loss == pytest.approx(together.loss, rel=1e-5)
+
+
+class FourImages:
+    """The same four images in both splits; all are class 0 in validation, half of them in test."""
+
+    def eval_batches(self, split):
+        labels = {"val": [0, 0, 0, 0], "test": [0, 1, 0, 1]}[split]
+        yield torch.ones(4, 1, 1, 1), torch.tensor(labels)
+
+
+def test_validation_and_test_score_the_state_that_is_given():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    evaluator = Evaluator("tiny", net, FourImages(), batch_size=4)
+    says_0 = {"1.weight": torch.tensor([[1.0], [0.0]]), "1.bias": torch.zeros(2)}
+    says_1 = {"1.weight": torch.tensor([[0.0], [1.0]]), "1.bias": torch.zeros(2)}
+    assert [evaluator.validate(state).accuracy for state in (says_0, says_1, says_0)] == [100.0, 0.0, 100.0]
+    assert evaluator.test(says_0).accuracy == 50.0

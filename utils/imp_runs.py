@@ -1,0 +1,66 @@
+"""An IMP run in its folder: which folder, whether a command may go on with it, and what it says."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from utils import cli, tickets
+from utils.distributed import SINGLE, Processes
+from utils.errors import UserError
+from utils.imp import ImpRun
+from utils.provenance import claim_folder, describe_run
+from utils.pruning import prunable_names
+from utils.tickets import RunFiles
+
+
+def run_imp(
+    args: argparse.Namespace,
+    net: nn.Module,
+    data,
+    layout: type[RunFiles],
+    say: Callable[[str], None],
+    processes: Processes = SINGLE,
+) -> None:
+    """Find the tickets that the flags ask for, or those of them that an earlier run of the same command did not."""
+    settings = cli.imp_settings(args)
+    files = layout(_run_folder(args, layout))
+    device = next(net.parameters()).device
+    description = describe_run(vars(args), device, data.identity, processes.world)
+    before = _claim(files, description, processes)["settings"].get("processes", processes.world)
+    if before != processes.world:
+        say(f"{processes.world} processes where there were {before}: it goes on, but not bit for bit")
+    say(f"{args.prune_type} tickets of {args.arch} on {args.dataset} {data.sizes}, {device}: {files.folder}")
+    ImpRun(net, data, settings, files, say, prunable_names(net, layout.prunable), processes).run()
+    if processes.is_main:
+        print(f"tickets of {args.pruning_times} levels are in {files.folder}", flush=True)
+
+
+def _claim(files: RunFiles, description: dict[str, Any], processes: Processes) -> dict[str, Any]:
+    """Note the settings of this run in its folder, or refuse to go on with, or over, another's."""
+    path, started = files.folder / tickets.SETTINGS, files.newest_level() is not None
+    if not started and not path.exists() and files.holds_tickets():
+        raise UserError(f"{files.folder} holds tickets that are not this run's: name another folder with --save_dir")
+    return claim_folder(path, description, processes, started)
+
+
+def _run_folder(args: argparse.Namespace, layout: type[RunFiles]) -> Path:
+    """Where the tickets go: --save_dir, the folder of the run that --checkpoint names, or a place by the flags."""
+    if args.checkpoint is None:
+        by_flags = tickets.run_folder(args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed)
+        return args.save_dir or by_flags
+    if not args.checkpoint.exists():
+        raise UserError(f"--checkpoint {args.checkpoint} does not exist")
+    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    if args.save_dir is not None and args.save_dir.resolve() != folder.resolve():
+        raise UserError(f"--checkpoint goes on in its own folder: leave --save_dir {args.save_dir} out")
+    newest = layout(folder).newest_level()
+    if newest is None:
+        raise UserError(f"--checkpoint {args.checkpoint}: there is nothing to go on from in {folder}")
+    if args.checkpoint.is_file() and args.checkpoint.name != layout(folder).checkpoint(newest).name:
+        raise UserError(
+            f"--checkpoint {args.checkpoint} is not the newest: move level {newest} and what follows away first"
+        )
+    return folder
