@@ -15,10 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from CIFAR.flags import add_data_flags, data_from_flags
 from utils import cli
 from utils.methods import run_method
+from utils.parser import Parser, run_script
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
     cli.add_pool_flags(parser)
     add_data_flags(parser)
     cli.add_network_flags(parser)
@@ -36,4 +37,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_script(main)

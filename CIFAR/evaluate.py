@@ -10,12 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import cli
 from utils.comparison import compare, read_results
+from utils.parser import Parser, run_script
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__, usage="%(prog)s DIR [DIR …] [flags]")
+def build_parser() -> Parser:
+    parser = Parser(__doc__, usage="%(prog)s DIR [DIR …] [flags]")
     parser.add_argument("pools", type=Path, nargs="+", metavar="DIR", help="folders of pools, one a method")
     parser.add_argument(
         "--save_dir", type=Path, metavar="DIR", help="folder of table and picture; default: the first folder's parent"
@@ -32,4 +32,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_script(main)

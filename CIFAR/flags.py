@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from CIFAR.dataset import DATASETS, ImageData, load_data
-from utils.cli import Parser, count, positive
+from utils.parser import Parser, count, positive
 
 
 def add_data_flags(parser: Parser) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from CIFAR import main_imp
-from utils.cli import run_script
+from utils.parser import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -12,7 +12,7 @@ import torch
 from conftest import IMP, ROOT, SMALL, snapshot
 
 from CIFAR import Lottery_pools, evaluate, main_imp
-from utils.cli import run_script
+from utils.parser import run_script
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,8 @@
-"""What the command lines of all scripts share: flags, device, network, and errors of one line."""
+"""What the scripts share: their flags, the device, the network, and where their log goes."""
 
 import argparse
-import os
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import nn
@@ -14,93 +10,11 @@ from torch import nn
 import models
 from utils.distributed import SINGLE, Processes, connect
 from utils.errors import UserError
-from utils.imp import PRUNE_TYPES, ImpSettings
+from utils.imp import PRUNE_TYPES
 from utils.methods import METHODS
+from utils.parser import Parser, count, epochs_list, nonnegative, positive, share
 from utils.pools import PAPER_COEFFICIENTS
 from utils.randomness import derive_seed
-from utils.training import Schedule
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Leaves the description's lines as they are and names the defaults that say something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_nothing = action.default is None or action.default is False  # 0 says something
-        return action.help if says_nothing else super()._get_help_string(action)
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose help reads like a page and whose errors are one line."""
-
-    def __init__(self, description: str, usage: str = "%(prog)s [flags]"):
-        super().__init__(description=description, usage=usage, formatter_class=HelpFormatter)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
-
-
-def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
-    """Run a script's `main` and turn a user's mistake into one line on standard error and exit status 2."""
-    try:
-        main(None)
-        sys.exit(0)
-    except UserError as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        message = " ".join(str(error).split())
-        sys.exit(_fail(f"{Path(sys.argv[0]).name}: error: {message}", 2))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command goes on from here", 130))
-    except BrokenPipeError:
-        # The reader of our output (`head`, say) has gone: stop quietly, also when Python flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-
-
-def _fail(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
-    return status
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number, 0 or more."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
-    return value
-
-
-def positive(text: str) -> int:
-    """A whole number, 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def number(text: str) -> float:
-    """A finite number, 0 or more."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return value
-
-
-def epochs_list(text: str) -> tuple[int, ...]:
-    """Epochs separated by commas; an empty text means none."""
-    return tuple(count(part) for part in text.split(",") if part.strip())
-
-
-# argparse names the type in its errors.
-share.__name__, count.__name__, positive.__name__ = "share", "whole number", "positive whole number"
 
 
 def add_network_flags(parser: Parser) -> None:
@@ -114,7 +28,7 @@ def add_run_flags(parser: Parser) -> None:
     group.add_argument(
         "--seed", type=count, default=41, metavar="S", help="initialisation, order of images, augmentation"
     )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
         "--gpu", type=count, metavar="N", help="the same as --device cuda:N, as the published scripts spell it"
     )
@@ -153,9 +67,9 @@ def add_process_flags(parser: Parser) -> None:
 def add_imp_flags(parser: Parser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive, default=182, metavar="N", help="epochs that each level trains to")
-    group.add_argument("--lr", type=number, default=0.1, metavar="R", help="learning rate of SGD")
+    group.add_argument("--lr", type=nonnegative, default=0.1, metavar="R", help="learning rate of SGD")
     group.add_argument("--momentum", type=share, default=0.9, metavar="M", help="momentum of SGD")
-    group.add_argument("--weight_decay", type=number, default=1e-4, metavar="W", help="weight decay of SGD")
+    group.add_argument("--weight_decay", type=nonnegative, default=1e-4, metavar="W", help="weight decay of SGD")
     group.add_argument("--warmup", type=count, default=0, metavar="N", help="epochs over which the learning rate rises")
     group.add_argument(
         "--decreasing_lr", type=epochs_list, default="91,136", metavar="N,N", help="epochs at which it falls tenfold"
@@ -231,52 +145,42 @@ def add_pool_flags(
     )
 
 
-def imp_settings(args: argparse.Namespace) -> ImpSettings:
-    """The settings of an IMP run, or UserError where flags contradict each other."""
-    if not 0 < args.rate < 1:
-        raise UserError(f"--rate {args.rate} must lie between 0 and 1")
-    if args.prune_type == "rewind_lt" and args.rewind_epoch >= args.epochs:
-        raise UserError(f"--rewind_epoch {args.rewind_epoch} leaves nothing to train of --epochs {args.epochs}")
-    return ImpSettings(
-        prune_type=args.prune_type,
-        pruning_times=args.pruning_times,
-        rate=args.rate,
-        random_prune=args.random_prune,
-        rewind_epoch=args.rewind_epoch,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        schedule=Schedule(args.lr, args.decreasing_lr, args.warmup),
-        momentum=args.momentum,
-        weight_decay=args.weight_decay,
-        seed=args.seed,
-        amp=args.amp,
-    )
-
-
 def select_device(args: argparse.Namespace) -> torch.device:
     """The device that --device or --gpu names; `auto` is CUDA where there is one."""
     name = _device_name(args)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} cannot be used: {reason} (auto, cpu, cuda or cuda:N)") from error
-    return device
+    return _tried(torch.device(name))
 
 
 def join_processes(args: argparse.Namespace) -> Processes:
-    """The processes that this one was started with, if any, on the device that --device or --gpu names."""
-    select_device(args)
-    return connect(_device_name(args), args.timeout)
+    """The processes that this one was started with, if any; each has a device of those that --device names."""
+    processes = connect(_device_name(args), args.timeout)
+    _tried(processes.device)
+    return processes
 
 
 def _device_name(args: argparse.Namespace) -> str:
     if args.gpu is None or args.device != "auto":
         return args.device
     return f"cuda:{args.gpu}" if torch.cuda.is_available() else "cpu"
+
+
+def _tried(device: torch.device) -> torch.device:
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device} cannot be used: {reason} (auto, cpu, cuda or cuda:N)") from error
+    return device
+
+
+def device_name(text: str) -> str:
+    """`auto`, or what torch knows as a device."""
+    try:
+        return text if text == "auto" else str(torch.device(text))
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"--device {text} is none of auto, cpu, cuda and cuda:N") from error
 
 
 def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Module:

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from utils import cli, tickets
+from utils import tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
-from utils.imp import ImpRun
+from utils.imp import ImpRun, ImpSettings
 from utils.provenance import claim_folder, describe_run
 from utils.pruning import prunable_names
 from utils.tickets import RunFiles
+from utils.training import Schedule
 
 
 def run_imp(
@@ -25,7 +26,7 @@ def run_imp(
     processes: Processes = SINGLE,
 ) -> None:
     """Find the tickets that the flags ask for, or those of them that an earlier run of the same command did not."""
-    settings = cli.imp_settings(args)
+    settings = imp_settings(args)
     files = layout(_run_folder(args, layout))
     device = next(net.parameters()).device
     description = describe_run(vars(args), device, data.identity, processes.world)
@@ -36,6 +37,28 @@ def run_imp(
     ImpRun(net, data, settings, files, say, prunable_names(net, layout.prunable), processes).run()
     if processes.is_main:
         print(f"tickets of {args.pruning_times} levels are in {files.folder}", flush=True)
+
+
+def imp_settings(args: argparse.Namespace) -> ImpSettings:
+    """The settings of an IMP run, or UserError where flags contradict each other."""
+    if not 0 < args.rate < 1:
+        raise UserError(f"--rate {args.rate} must lie between 0 and 1")
+    if args.prune_type == "rewind_lt" and args.rewind_epoch >= args.epochs:
+        raise UserError(f"--rewind_epoch {args.rewind_epoch} leaves nothing to train of --epochs {args.epochs}")
+    return ImpSettings(
+        prune_type=args.prune_type,
+        pruning_times=args.pruning_times,
+        rate=args.rate,
+        random_prune=args.random_prune,
+        rewind_epoch=args.rewind_epoch,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        schedule=Schedule(args.lr, args.decreasing_lr, args.warmup),
+        momentum=args.momentum,
+        weight_decay=args.weight_decay,
+        seed=args.seed,
+        amp=args.amp,
+    )
 
 
 def _claim(files: RunFiles, description: dict[str, Any], processes: Processes) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def describe_run(
         "settings": {**plain, "images": dict(images), "processes": processes},
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torch": str(torch.__version__),  # a class of its own, not plain text
+            "torchvision": str(torchvision.__version__),
             "numpy": numpy.__version__,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
             "revision": _git_revision(),

@@ -1,0 +1,49 @@
+"""The flags that say which images a script of this folder works on, and the defaults of the paper's ImageNet runs."""
+
+import argparse
+from pathlib import Path
+
+from ImageNet.dataset import ImageFolders
+from utils.distributed import Processes
+from utils.errors import UserError
+from utils.parser import Parser, count, nonnegative, positive
+
+PAPER = {"arch": "imagenet_resnet_18", "dataset": "imagenet", "seed": 17, "batch_size": 1024}
+
+
+def add_data_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("images")
+    group.add_argument("data", type=Path, nargs="?", metavar="DIR", help="folder with train, val and, if any, test")
+    group.add_argument("--image_size", type=positive, default=224, metavar="N", help="side of the crops, pixels")
+    group.add_argument("--resize", type=positive, metavar="N", help="shorter side before cropping; default: 8/7 of it")
+    group.add_argument(
+        "--val_images",
+        type=positive,
+        metavar="N",
+        help="without test: training images for validation; default: a tenth",
+    )
+    group.add_argument("--data_limit", type=count, default=0, metavar="N", help="use N images of each split; 0: all")
+    group.add_argument(
+        "--workers", "-j", type=count, default=4, metavar="N", help="processes that decode, for each rank"
+    )
+    group.add_argument(
+        "--cache_gb", type=nonnegative, default=16.0, metavar="GB", help="memory on each host for images kept decoded"
+    )
+    parser.set_defaults(dataset="imagenet")
+
+
+def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: bool = True) -> ImageFolders:
+    if args.data is None or not args.data.is_dir():
+        raise UserError(f"there is no folder {args.data or 'of images named'}: give the one with train/ and val/")
+    return ImageFolders(
+        args.data,
+        processes,
+        image_size=args.image_size,
+        resize=args.resize or round(args.image_size * 8 / 7),
+        val_images=args.val_images,
+        data_limit=args.data_limit,
+        workers=args.workers,
+        cache_gb=args.cache_gb,
+        seed=args.seed,
+        split_work=split_work,
+    )

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=imagenet-tickets
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gres=gpu:8
+#SBATCH --cpus-per-task=64
+#SBATCH --requeue
+# Tickets of ResNet-50 on ImageNet over two nodes of eight GPUs, then their pools. One launcher a node starts a process
+# for each GPU. A job that is started again goes on where it stopped.
+#   sbatch scripts/imagenet_slurm.sh IMAGENET_DIR
+# On two hosts without Slurm, start on host0 and host1 (which see the same folders), with --node_rank 0 and 1:
+#   cd ImageNet && python ../multiproc.py --nnodes 2 --node_rank 0 --nproc_per_node 8 --master_addr host0 \
+#     --master_port 8020 main_imp.py IMAGENET_DIR --arch imagenet_resnet_50 --amp --channels_last
+set -euo pipefail
+images=$(realpath "${1:?usage: sbatch scripts/imagenet_slurm.sh IMAGENET_DIR}")
+# Slurm runs a copy of this file, so the repository is found from where the job was submitted.
+cd "${SLURM_SUBMIT_DIR:?start with sbatch, from the repository}/ImageNet"
+python=${PYTHON:-python}
+tickets=checkpoints/rewind_lt/imagenet/imagenet_resnet_50/rewind_epoch_5/seed17
+host0=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+
+everywhere() {
+  srun bash -c '"$0" ../multiproc.py --nnodes "$SLURM_NNODES" --node_rank "$SLURM_NODEID" --master_addr "$1" \
+    --master_port 8020 --nproc_per_node 8 "${@:2}"' "$python" "$host0" "$@"
+}
+everywhere main_imp.py "$images" --arch imagenet_resnet_50 --save_dir "$tickets" --amp --channels_last -j 8
+for method in Lottery_pools interpolate_swa interpolate_ema; do
+  everywhere Lottery_pools.py --save_dir "$tickets" "$images" --arch imagenet_resnet_50 --interpolate_method "$method" \
+    --bn_images 50000 -j 8
+done

@@ -1,0 +1,292 @@
+"""Ranks and sums, with the processes started by hand, by torchrun and as Slurm would."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import ROOT
+
+from utils import distributed
+from utils.distributed import Place, Processes, connect, find_place, shard, wait_for_port
+from utils.errors import UserError
+
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "host0",
+    "MASTER_PORT": "8020",
+}
+SLURM = {
+    "SLURM_JOB_ID": "1000",
+    "SLURM_JOB_NODELIST": "node[07-08]",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_NTASKS": "4",
+    "SLURM_NODEID": "1",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+}
+SCONTROL = """#!/bin/sh
+[ "$1 $2" = "show hostnames" ] || exit 1
+case "$3" in "node[07-08]") echo node07; echo node08 ;; localhost) echo localhost ;; *) exit 1 ;; esac
+"""
+# Every operation, and what the result must be; rank 1 is slow in the end, and then, if the test wants it, silent.
+OPERATIONS = """
+import sys, time
+import torch
+from utils.distributed import connect
+
+device_name, timeout_s, ending = sys.argv[1:]
+with connect(device_name, float(timeout_s)) as processes:
+    rank, world = processes.rank, processes.world
+    assert (world, processes.local_world, processes.is_main) == (2, 2, rank == 0)
+    device = processes.device
+    values = torch.full((2, 3), rank + 1.0, dtype=torch.float64, device=device)
+    assert processes.sum_(values) is values and (values == 3).all()
+    columns = torch.full((2, 3), rank + 1.0)
+    processes.sum_(columns[:, 1])
+    assert columns.tolist() == [[rank + 1, 3, rank + 1]] * 2
+    weight = torch.nn.Parameter(torch.ones(4))
+    assert (processes.sum_(weight) == 2).all() and weight.requires_grad
+    assert processes.sum_counts(2**53 + rank, 1) == (2**54 + 1, 2)
+    data = {"level": rank, 3: (0.1, None, "ü"), "mask": torch.ones(rank + 1, dtype=torch.bool)}
+    first, second = processes.gather_objects(data)
+    assert (first["level"], second["level"], len(first["mask"]), len(second["mask"])) == (0, 1, 1, 2)
+    assert processes.broadcast_object(data)["level"] == 0
+    assert processes.broadcast_object(("recipe", [rank])) == ("recipe", [0])
+    assert [*processes.gather_objects([*processes.shard(5)])] == [[0, 1], [2, 3, 4]]
+    if rank == 1:
+        time.sleep(1)
+    processes.barrier()
+    sys.stdout.write(f"{rank} of {world} agrees\\n")
+    sys.stdout.flush()
+    if ending == "silence":
+        if rank == 1:
+            time.sleep(60)
+        start = time.monotonic()
+        try:
+            processes.barrier()
+        except RuntimeError:
+            print(f"{rank} waited {time.monotonic() - start:.0f} s", flush=True)
+            processes.close()
+            sys.exit(9)
+"""
+
+
+@pytest.fixture
+def operations(tmp_path) -> Path:
+    script = tmp_path / "operations.py"
+    script.write_text(OPERATIONS)
+    return script
+
+
+@pytest.fixture
+def clean_env(monkeypatch) -> pytest.MonkeyPatch:
+    """An environment that names no other processes."""
+    for name in os.environ:
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return monkeypatch
+
+
+@pytest.fixture
+def start(clean_env, tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts Python on a script and further variables; ends what is left of it after the test."""
+    started = []
+
+    def run(*argv: object, **env: object) -> subprocess.Popen:
+        variables = os.environ | {name: str(value) for name, value in env.items()}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [sys.executable, *map(str, argv)]
+        started.append(subprocess.Popen(command, env=variables, cwd=tmp_path, **pipes))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_shards_cover_every_item_once(world):
+    for n in range(11):
+        shards = [shard(n, rank, world) for rank in range(world)]
+        assert [item for part in shards for item in part] == [*range(n)]
+        assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_a_process_alone_joins_nothing_and_gets_back_what_it_gives(clean_env):
+    with connect("cpu") as processes:
+        assert processes == Processes()
+        assert processes.is_main and not dist.is_initialized()
+        value = torch.arange(3)
+        assert processes.sum_(value) is value and value.tolist() == [0, 1, 2]
+        assert processes.sum_counts(5, 7) == (5, 7)
+        assert processes.broadcast_object("x") == "x" and processes.gather_objects("x") == ["x"]
+        assert processes.shard(4) == range(4)
+        processes.barrier()
+
+
+def test_place_by_torchrun():
+    assert find_place(TORCHRUN) == Place(3, 4, 1, 2, "host0", 8020)
+    assert find_place({**TORCHRUN, **SLURM}) == Place(3, 4, 1, 2, "host0", 8020)
+    assert find_place({"RANK": "0", "WORLD_SIZE": "1"}) == Place()
+    one_a_node = {name: value for name, value in TORCHRUN.items() if not name.startswith("LOCAL")}
+    assert find_place(one_a_node) == Place(3, 4, 0, 1, "host0", 8020)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"RANK": "4"}, "Place"),
+        ({"LOCAL_RANK": "2"}, "Place"),
+        ({"WORLD_SIZE": "four"}, "WORLD_SIZE"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT"),
+    ],
+)
+def test_a_contradictory_environment_is_refused(change, named):
+    with pytest.raises(UserError, match=named):
+        find_place({**TORCHRUN, **change})
+
+
+def test_place_by_slurm(monkeypatch, tmp_path):
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    place = find_place(SLURM)
+    assert (place.rank, place.world, place.local_rank, place.local_world) == (3, 4, 1, 2)
+    assert place.address == "node07" and 15000 <= place.port < 30000
+    other_step = find_place({**SLURM, "SLURM_STEP_ID": "1"})
+    assert other_step.port != place.port
+    given = find_place({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "8020"})
+    assert (given.address, given.port) == ("10.0.0.1", 8020)
+    uneven = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_LOCALID": "0"}
+    assert find_place(uneven).local_world == 1
+    with pytest.raises(UserError, match="MASTER_ADDR"):
+        find_place({**SLURM, "SLURM_JOB_NODELIST": "elsewhere"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"SLURM_STEP_ID": ""},  # a batch script, or a shell
+        {"SLURM_STEP_ID": str(0xFFFFFFFB)},  # a batch script, by Slurm's own number
+        {"SLURM_STEP_ID": str(0xFFFFFFFA)},  # salloc's interactive step
+        {"SLURM_NTASKS": "1"},
+        {"SLURM_STEP_NUM_TASKS": "1"},
+    ],
+)
+def test_slurm_without_srun_is_one_process(change):
+    assert find_place({**SLURM, **change}) == Place()
+
+
+def test_devices(monkeypatch):
+    two = Place(1, 2, 1, 2)
+    assert distributed._own_device("cpu", two) == torch.device("cpu")
+    assert distributed._own_device("cuda:3", Place()) == torch.device("cuda:3")
+    with pytest.raises(UserError, match="--device gpu"):
+        distributed._own_device("gpu", Place())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="--device cuda needs"):
+        distributed._own_device("cuda", two)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    assert [distributed._own_device("cuda", two)] == chosen == [torch.device("cuda:1")]
+    with pytest.raises(UserError, match="--device cuda:0 for 2 processes"):
+        distributed._own_device("cuda:0", two)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="2 processes on a machine of 1 GPUs"):
+        distributed._own_device("cuda", two)
+    monkeypatch.setenv("SLURM_STEP_GPUS", "5")
+    assert distributed._own_device("cuda", two) == torch.device("cuda:0")
+
+
+def test_only_plain_data_travels():
+    with pytest.raises(Exception, match="weights_only"):
+        distributed._to_bytes(Path())
+
+
+def test_nobody_there_is_one_line():
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"nothing answers at 127\.0\.0\.1:"):
+        wait_for_port("127.0.0.1", free_port(), 0.5)
+    assert time.monotonic() - start < 5
+    with pytest.raises(UserError, match="no host nobody"):
+        wait_for_port("nobody.invalid", 1, 0.5)
+
+
+def test_operations_over_slurm_and_a_process_that_is_slow_then_gone(start, operations, tmp_path):
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    env = {name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")}
+    env |= {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_STEP_NODELIST": "localhost"}
+    env |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "MASTER_PORT": free_port()}
+    ranks = [start(operations, "cpu", 5, "silence", SLURM_PROCID=i, SLURM_LOCALID=i, **env) for i in range(2)]
+    output, errors = ranks[0].communicate(timeout=60)
+    assert ranks[0].returncode == 9, errors
+    agrees, waited = output.splitlines()
+    assert agrees == "0 of 2 agrees"
+    assert 4 <= int(waited.split()[2]) <= 10
+    assert ranks[1].poll() is None
+    assert ranks[1].stdout.readline() == "1 of 2 agrees\n"
+
+
+def test_operations_over_torchrun(start, operations):
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
+    output, errors = start(*command, operations, "cpu", 60, "end").communicate(timeout=60)
+    assert sorted(output.splitlines()) == ["0 of 2 agrees", "1 of 2 agrees"], errors
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two GPUs are needed")
+def test_operations_over_nccl(start, operations):
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", free_port()]
+    output, errors = start(*command, operations, "cuda", 60, "end").communicate(timeout=120)
+    assert sorted(output.splitlines()) == ["0 of 2 agrees", "1 of 2 agrees"], errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can do that")
+def test_a_rank_does_not_outlive_its_launcher(start, tmp_path):
+    rank = "import time; from utils.distributed import _end_with_launcher as end; end(); print(1, flush=True)"
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text(
+        "import subprocess, sys, time\n"
+        f"rank = subprocess.Popen([sys.executable, '-c', '{rank}; time.sleep(60)'], stdout=subprocess.PIPE)\n"
+        "rank.stdout.readline(); print(rank.pid, flush=True); time.sleep(60)\n"
+    )
+    process = start(launcher, TORCHELASTIC_RUN_ID="any")
+    pid = int(process.stdout.readline())
+    assert not gone(pid)
+    process.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 5
+    while not gone(pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, whoever has to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

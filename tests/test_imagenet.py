@@ -1,0 +1,291 @@
+"""ImageNet's scripts on small photographs: what each process sees, and the same tickets and pools from one or two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from ImageNet import Lottery_pools, main_imp
+from ImageNet.dataset import ImageFolders
+from utils import tickets
+from utils.distributed import SINGLE, Processes
+from utils.errors import UserError
+from utils.randomness import generator
+
+CLASSES = ("ant", "bee", "cat")
+IMAGES = {"train": 20, "val": 7, "test": 7}
+ARCH = "imagenet_resnet_18_4"
+SMALL = ["--arch", ARCH, "--image_size", "32", "--batch_size", "16", "-j0"]
+IMP = [*SMALL, "--epochs", "3", "--decreasing_lr", "2", "--warmup", "1", "--rewind_epoch", "1", "--lr", "0.05"]
+
+
+def write_photographs(folder: Path, splits: dict[str, int] = IMAGES, classes=CLASSES) -> Path:
+    """JPEG files of 40×44 pixels: noise around a colour of its own for each class."""
+    draws = generator("photographs")
+    for split, count in splits.items():
+        for label, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 120, (40, 44, 3), generator=draws)
+                pixels[..., label % 3] += 100
+                image = Image.fromarray(pixels.to(torch.uint8).numpy())
+                image.save(folder / split / name / f"{number}.JPEG", quality=95)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+def rank(number: int, world: int) -> Processes:
+    """A process as it sees itself; without a cache the images need no word from the others."""
+    return Processes(number, world, number, world, torch.device("cpu"))
+
+
+def images_of(folder: Path, processes: Processes = SINGLE, **options) -> ImageFolders:
+    return ImageFolders(folder, processes, **{"image_size": 32, "resize": 36, "workers": 0, "cache_gb": 0, **options})
+
+
+def script(name: str, *arguments: object, processes: int = 0) -> subprocess.CompletedProcess:
+    """Run a script of ImageNet/ as a user does, under multiproc.py if `processes` is given."""
+    launcher = ["../multiproc.py", f"--nproc_per_node={processes}"] if processes else []
+    command = [sys.executable, *launcher, name, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT / "ImageNet", env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_processes_share_scored_images_without_padding_or_dropping(photographs, split, world):
+    whole = torch.cat([images for images, _ in images_of(photographs).eval_batches(split)])
+    parts = [images_of(photographs, rank(number, world)).eval_batches(split, 2) for number in range(world)]
+    assert torch.equal(torch.cat([images for part in parts for images, _ in part]), whole)
+
+
+def test_each_training_batch_is_shared_whatever_the_number_of_processes(photographs):
+    whole = list(images_of(photographs).train_batches(16, 41, "train", 0, 0))
+    parts = [list(images_of(photographs, rank(number, 3)).train_batches(16, 41, "train", 0, 0)) for number in range(3)]
+    for batch, shared in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(batch[0], torch.cat([images for images, _ in shared]))
+        assert torch.equal(batch[1], torch.cat([labels for _, labels in shared]))
+
+
+def test_recalibration_batches_go_whole_to_one_process_each(photographs):
+    whole = [images for images, _ in images_of(photographs).bn_batches(8, limit=44)]
+    parts = [
+        [images for images, _ in images_of(photographs, rank(number, 2)).bn_batches(8, limit=44)] for number in (0, 1)
+    ]
+    assert [len(images) for images in whole] == [8, 8, 8, 8, 8, 4]
+    assert all(torch.equal(a, b) for a, b in zip(whole[0::2], parts[0], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole[1::2], parts[1], strict=True))
+
+
+def test_kept_images_are_the_decoded_ones_and_are_decoded_once(photographs, monkeypatch):
+    kept, decoded = images_of(photographs, cache_gb=1), images_of(photographs)
+    for passes in range(2):
+        for split in ("val", "bn"):
+            batches = [
+                data.bn_batches(8, limit=20) if split == "bn" else data.eval_batches(split) for data in (kept, decoded)
+            ]
+            for (images, labels), (others, other_labels) in zip(*batches, strict=True):
+                assert torch.equal(images, others) and torch.equal(labels, other_labels)
+        if passes == 0:
+            monkeypatch.setattr(kept, "_decode", None)
+
+
+def test_no_room_for_kept_images_means_decoding_again(photographs):
+    data = images_of(photographs, cache_gb=1e-6)
+    assert sum(len(labels) for _, labels in data.eval_batches("val")) == 21
+    assert not data._memory
+
+
+def test_augmentation_does_not_depend_on_workers(photographs):
+    alone = list(images_of(photographs).train_batches(16, 41, "train", 1, 2))
+    helped = list(images_of(photographs, workers=2).train_batches(16, 41, "train", 1, 2))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(alone, helped, strict=True))
+
+
+def test_unreadable_image_is_named_and_left_out(tmp_path, capfd):
+    folder = write_photographs(tmp_path)
+    broken = folder / "val" / "bee" / "3.JPEG"
+    broken.write_bytes(broken.read_bytes()[:300])
+    data = images_of(folder, cache_gb=1)
+    assert sum(len(labels) for _, labels in data.eval_batches("val")) == 20
+    errors = capfd.readouterr().err
+    assert str(broken) in errors and "1 images left out of this pass" in errors
+
+
+def test_training_goes_on_without_unreadable_images(tmp_path, capfd):
+    folder = write_photographs(tmp_path)
+    for number in (1, 2):
+        (folder / "train" / "ant" / f"{number}.JPEG").write_bytes(b"no image")
+    assert sum(len(labels) for _, labels in images_of(folder).train_batches(16, 41)) == 58
+    assert "2 images left out" in capfd.readouterr().err
+
+
+def test_without_test_folder_val_is_for_testing_and_train_gives_validation(tmp_path):
+    data = images_of(write_photographs(tmp_path, {"train": 20, "val": 7}), val_images=12)
+    assert data.sizes == {"train": 48, "val": 12, "test": 21}
+    paths = [{path for path, _ in data.samples[split]} for split in ("train", "val")]
+    assert not paths[0] & paths[1]
+    assert images_of(tmp_path, val_images=12).samples == data.samples
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_missing_folder(tmp_path, missing):
+    folder = write_photographs(tmp_path, {split: 2 for split in ("train", "val") if split != missing})
+    with pytest.raises(UserError, match=f"no folder {missing}"):
+        images_of(folder)
+
+
+def test_class_in_one_split_only(tmp_path):
+    folder = write_photographs(tmp_path, {"train": 2, "val": 2})
+    (folder / "val" / "dog").mkdir()
+    Image.new("RGB", (40, 40)).save(folder / "val" / "dog" / "0.JPEG")
+    with pytest.raises(UserError, match="class dog is in only one of train and val"):
+        images_of(folder)
+
+
+def test_published_command_means_what_it_meant(photographs):
+    command = (
+        "--save_dir tickets data --interpolation_value_list 0.5 --seed 17 --master_port 8020 -j32 -p 500 "
+        "--arch imagenet_resnet_18 --interpolate_method Lottery_pools"
+    )
+    args = Lottery_pools.build_parser().parse_args(command.split())
+    assert (args.checkpoint, args.data, args.workers) == (Path("tickets"), Path("data"), 32)
+    assert (args.arch, args.interpolation_value_list, args.seed) == ("imagenet_resnet_18", [0.5], 17)
+
+
+def test_defaults_of_imp_are_the_papers():
+    args = main_imp.build_parser().parse_args(["data"])
+    assert (args.epochs, args.batch_size, args.lr, args.warmup, args.rewind_epoch) == (90, 1024, 0.4, 5, 5)
+    assert (args.decreasing_lr, args.momentum, args.weight_decay) == ((30, 60, 80), 0.9, 1e-4)
+
+
+@pytest.fixture(scope="module")
+def run(photographs, tmp_path_factory) -> Path:
+    """Two levels, found by two processes."""
+    folder = tmp_path_factory.mktemp("tickets")
+    done = script("main_imp.py", photographs, *IMP, "--pruning_times", 2, "--save_dir", folder, processes=2)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_tickets_are_in_openlths_layout(run, openlth_tickets):
+    files = tickets.find_tickets(run)
+    assert [file.level for file in files] == [0, 1]
+    theirs = openlth_tickets / "lottery_9f60a888b3adb730b60ee83ee1fc72c3" / "replicate_1" / "level_1" / "main"
+    for ours, other in ((files[1].path, theirs / "model_ep3_it0.pth"), (files[1].mask_path, theirs / "mask.pth")):
+        mine, yours = (torch.load(path, weights_only=True) for path in (ours, other))
+        assert set(mine) == set(yours)
+        assert {name: value.dtype for name, value in mine.items()} == {
+            name: value.dtype for name, value in yours.items()
+        }
+    report = json.loads((run / "level_1" / "main" / "sparsity_report.json").read_text())
+    assert tickets.read_ticket(files[1]).kept == report["unpruned"] == report["total"] - round(0.2 * report["total"])
+
+
+def test_ticket_is_the_last_model_of_its_level_and_zero_where_pruned(run):
+    record = torch.load(run / "level_1" / "main" / "resume.pth.tar", weights_only=True)
+    best = record["result"]["val_ta"].index(record["best_sa"]) + 2  # level 1 starts after epoch 1
+    assert tickets.find_tickets(run)[1].path.name == f"model_ep{best}_it0.pth"
+    state, mask = (
+        torch.load(path, weights_only=True)
+        for path in (tickets.find_tickets(run)[1].path, run / "level_1/main/mask.pth")
+    )
+    assert all((state[name][part == 0] == 0).all() for name, part in mask.items())
+
+
+def test_going_on_with_another_number_of_processes_says_so(photographs, run, tmp_path):
+    copy = tmp_path / "tickets"
+    subprocess.run(["cp", "-r", str(run), str(copy)], check=True)
+    done = script("main_imp.py", photographs, *IMP, "--pruning_times", 3, "--save_dir", copy)
+    assert done.returncode == 0, done.stderr
+    assert "not bit for bit" in done.stdout
+    assert [file.level for file in tickets.find_tickets(copy)] == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def pools(photographs, run, tmp_path_factory) -> dict[str, Path]:
+    """The same search by one process, by two that share the images, and by two with a start each."""
+    folder = tmp_path_factory.mktemp("pools")
+    search = ["--save_dir", run, photographs, *SMALL, "--interpolation_value_list", 0.3, 0.7, "--bn_images", 40]
+    for name, processes, more in (("one", 0, []), ("two", 2, []), ("starts", 2, ["--parallel", "starts"])):
+        done = script("Lottery_pools.py", *search, "--output_dir", folder / name, *more, processes=processes)
+        assert done.returncode == 0, done.stderr
+    return {name: folder / name for name in ("one", "two", "starts")}
+
+
+def entries(folder: Path) -> list[dict]:
+    return json.loads((folder / tickets.POOLS_JSON).read_text())["pools"]
+
+
+def test_one_and_two_processes_give_the_same_accuracies(pools):
+    for one, two in zip(entries(pools["one"]), entries(pools["two"]), strict=True):
+        assert one == two
+
+
+def test_starts_of_their_own_give_the_very_same_pools(pools):
+    assert entries(pools["starts"]) == entries(pools["one"])
+    for level in (0, 1):
+        alone, shared = (
+            torch.load(tickets.pool_path(pools[name], level), weights_only=True)["state_dict"]
+            for name in ("one", "starts")
+        )
+        assert all(torch.equal(alone[name], shared[name]) for name in alone)
+
+
+def test_recalibrated_statistics_agree_to_rounding(pools):
+    for level in (0, 1):
+        one, two = (
+            torch.load(tickets.pool_path(pools[name], level), weights_only=True)["state_dict"]
+            for name in ("one", "two")
+        )
+        for name in one:
+            torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
+
+
+def test_connectivity_over_two_processes(photographs, run, tmp_path):
+    arguments = ["--save_dir", run, photographs, *SMALL, "--interpolate_method", "linear_inter", "--bn_images", 40]
+    done = script(
+        "Lottery_pools.py", *arguments, "--interpolation_value_list", 0.5, "--output_dir", tmp_path, processes=2
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = json.loads((tmp_path / tickets.CONNECTIVITY_JSON).read_text())["paths"]
+    assert path["coefficients"] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_mistake_is_one_line_and_status_2(photographs, run, tmp_path, processes):
+    arguments = [
+        "--save_dir",
+        run,
+        photographs,
+        *SMALL,
+        "--arch",
+        "imagenet_resnet_34_4",
+        "--output_dir",
+        tmp_path / "pools",
+    ]
+    done = script("Lottery_pools.py", *arguments, processes=processes)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Lottery_pools.py: error:")]
+    assert done.returncode == 2
+    assert len(errors) == 1 and "is no --arch imagenet_resnet_34_4" in errors[0]
+    assert "Traceback" not in done.stderr and not (tmp_path / "pools").exists()
+
+
+def test_missing_level_is_said_and_pooled_without(photographs, run, tmp_path, capsys):
+    copy = tmp_path / "tickets"
+    subprocess.run(["cp", "-r", str(run), str(copy)], check=True)
+    (copy / "level_1").rename(copy / "level_3")
+    Lottery_pools.main(
+        ["--save_dir", str(copy), str(photographs), *SMALL, "--interpolation_value_list", "0.5", "--bn_images", "40"]
+    )
+    assert "without level 1 2, for which there is no ticket" in capsys.readouterr().out

@@ -1,0 +1,366 @@
+"""Ranks and sums: the one module that knows torch.distributed.
+
+A script is one process, or one of several that `multiproc.py`, torchrun or Slurm's srun started:
+
+    with connect(args.device, args.timeout) as processes:
+        correct = sum(is_correct(images[i]) for i in processes.shard(len(images)))
+        (correct,) = processes.sum_counts(correct)
+        if processes.is_main:
+            print(correct)
+"""
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.errors import UserError
+
+# Slurm's numbers of steps that are no srun: the batch script, 0xfffffffb, an interactive shell, 0xfffffffa, and others.
+SLURM_SPECIAL_STEPS = 0xFFFFFFF0
+PR_SET_PDEATHSIG = 1
+CAUSE_S = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of `world` processes this one is, which of `local_world` on its machine, and where all of them meet."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    address: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, seen from one of them; `device` is this one's own.
+
+    Every process calls the same operations in the same order. With one process they give back what they are given. An
+    operation raises RuntimeError (or NCCL ends the process) when another process is gone or the timeout is over.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    # What the last operations worked on. Under torch 2.6 leaving a gloo group hangs while a thread of it is the last to
+    # refer to a tensor: that thread waits for the interpreter, which waits for the thread.
+    _recent: deque = field(default_factory=lambda: deque(maxlen=8), repr=False, compare=False)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and speaks for all."""
+        return self.rank == 0
+
+    def shard(self, n: int) -> range:
+        """Which of `n` items are this process's."""
+        return shard(n, self.rank, self.world)
+
+    @torch.no_grad()
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace `tensor`, wherever it lies, by its sum over all processes, in its own precision, and return it."""
+        if self.world > 1:
+            total = tensor.to(self.device).contiguous()
+            self._recent.append(total)
+            dist.all_reduce(total)
+            if total is not tensor:
+                tensor.copy_(total)
+        return tensor
+
+    def sum_counts(self, *counts: int) -> tuple[int, ...]:
+        """The sum of each whole number over all processes, exact below 2⁶³."""
+        if self.world == 1:
+            return counts
+        return tuple(self.sum_(torch.tensor(counts, dtype=torch.int64, device=self.device)).tolist())
+
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.sum_counts(0)
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's `value` in every process: plain data and tensors (which arrive on the CPU), never code."""
+        if self.world == 1:
+            return value
+        data = _to_bytes(value) if self.is_main else torch.empty(0, dtype=torch.uint8)
+        (size,) = self.sum_counts(len(data))
+        data = _padded(data, size).to(self.device)
+        self._recent.append(data)
+        dist.broadcast(data, src=0)
+        return _from_bytes(data)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every process's `value`, by rank, in every process: plain data and tensors, as `broadcast_object` has it."""
+        if self.world == 1:
+            return [value]
+        data = _to_bytes(value)
+        sizes = self.sum_counts(*(len(data) if rank == self.rank else 0 for rank in range(self.world)))
+        data = _padded(data, max(sizes)).to(self.device)
+        parts = [torch.empty_like(data) for _ in sizes]
+        self._recent.append((data, parts))
+        dist.all_gather(parts, data)
+        return [_from_bytes(part[:size]) for part, size in zip(parts, sizes, strict=True)]
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        """What trains `net` with gradients averaged over all processes: `net` itself if there is one."""
+        if self.world == 1:
+            return net
+        devices = [self.device] if self.device.type == "cuda" else None
+        warnings.filterwarnings("ignore", "Grad strides")  # 1×1 convolutions: two names for one layout
+        return DistributedDataParallel(net, device_ids=devices, gradient_as_bucket_view=True)
+
+    @torch.no_grad()
+    def average_buffers_(self, net: nn.Module) -> None:
+        """Replace each floating-point buffer (batch-norm statistics) by its mean over all processes."""
+        buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+        if self.world > 1 and buffers:
+            sums = self.sum_(torch.cat([buffer.double().flatten() for buffer in buffers]))
+            for buffer, total in zip(buffers, sums.split([buffer.numel() for buffer in buffers]), strict=True):
+                buffer.copy_((total / self.world).view_as(buffer))
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        if self.world == 1:
+            return
+        if error is None:
+            self.barrier()  # The process that holds the store must not go while others need it.
+        if isinstance(error, Exception):
+            _report(error)
+        if isinstance(error, RuntimeError):
+            _let_the_cause_speak()
+        if error is None or self.device.type != "cuda":
+            self.close()  # After an error NCCL would wait here for the others; the end of the process aborts it.
+
+
+SINGLE = Processes()
+
+
+def connect(device_name: str = "auto", timeout_s: float = 600.0) -> Processes:
+    """Join the other processes of this run, as the environment of torchrun or of Slurm names them, or be alone.
+
+    `device_name` is `auto`, `cpu`, `cuda` or, for a process alone, `cuda:N`: NCCL on CUDA, with a GPU for each process
+    of a machine, gloo on the CPU. A process that is gone, or silent, is waited for at most `timeout_s` seconds.
+    UserError: the environment contradicts itself, too few GPUs, or the processes do not find each other.
+    """
+    place = find_place(os.environ)
+    device = _own_device(device_name, place)
+    if place.world > 1:
+        _end_with_launcher()
+        _join(place, device, timeout_s)
+    return Processes(place.rank, place.world, place.local_rank, place.local_world, device)
+
+
+def shard(n: int, rank: int, world: int) -> range:
+    """Which of `n` items belong to `rank`: neighbours, none twice or left out, numbers that differ by one at most."""
+    return range(n * rank // world, n * (rank + 1) // world)
+
+
+def find_place(env: Mapping[str, str]) -> Place:
+    """This process's place by the variables of torchrun or, in a step of several tasks that srun started, of Slurm."""
+    if "RANK" in env and "WORLD_SIZE" in env:
+        place = _place_by_torchrun(env)
+    elif "SLURM_PROCID" in env and _number(env, "SLURM_STEP_ID", SLURM_SPECIAL_STEPS) < SLURM_SPECIAL_STEPS:
+        place = _place_by_slurm(env)
+    else:
+        place = Place()
+    if not (0 <= place.rank < place.world and 0 <= place.local_rank < place.local_world <= place.world):
+        raise UserError(f"the environment's ranks contradict each other: {place}")
+    return place
+
+
+def _place_by_torchrun(env: Mapping[str, str]) -> Place:
+    world = _number(env, "WORLD_SIZE")
+    if world == 1:
+        return Place()
+    return Place(
+        _number(env, "RANK"),
+        world,
+        _number(env, "LOCAL_RANK", 0),
+        _number(env, "LOCAL_WORLD_SIZE", 1),
+        _value(env, "MASTER_ADDR"),
+        _number(env, "MASTER_PORT"),
+    )
+
+
+def _place_by_slurm(env: Mapping[str, str]) -> Place:
+    world = _number(env, "SLURM_STEP_NUM_TASKS", _number(env, "SLURM_NTASKS", 1))
+    if world == 1:
+        return Place()
+    # The same for all tasks of a step, below the ports that systems give out, and another for most other steps.
+    port = 15000 + (7 * _number(env, "SLURM_JOB_ID", 0) + _number(env, "SLURM_STEP_ID")) % 15000
+    return Place(
+        _number(env, "SLURM_PROCID"),
+        world,
+        _number(env, "SLURM_LOCALID", 0),
+        _slurm_local_tasks(env, world),
+        env.get("MASTER_ADDR") or _slurm_first_host(env),
+        _number(env, "MASTER_PORT", port),
+    )
+
+
+def _slurm_local_tasks(env: Mapping[str, str], world: int) -> int:
+    """How many tasks of the step run on this machine."""
+    counts = []
+    for part in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):  # as in 2(x3),1: two on three nodes, one on one
+        if match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part):
+            counts += [int(match[1])] * int(match[2] or 1)
+    node = _number(env, "SLURM_NODEID", 0)
+    return counts[node] if node < len(counts) else _number(env, "SLURM_NTASKS_PER_NODE", world)
+
+
+def _slurm_first_host(env: Mapping[str, str]) -> str:
+    """The host of task 0, from a list such as node[07-09,12]."""
+    hosts = env.get("SLURM_STEP_NODELIST") or _value(env, "SLURM_JOB_NODELIST")
+    try:
+        command = ["scontrol", "show", "hostnames", hosts]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise UserError(f"scontrol does not name the hosts of {hosts}: set MASTER_ADDR to the first of them") from error
+
+
+def _value(env: Mapping[str, str], name: str) -> str:
+    if not env.get(name):
+        raise UserError(f"the environment variable {name} is missing: start several processes by multiproc.py or srun")
+    return env[name]
+
+
+def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
+    if default is not None and not env.get(name):
+        return default
+    try:
+        return int(_value(env, name))
+    except ValueError:
+        raise UserError(f"the environment variable {name} is no whole number: {env[name]}") from None
+
+
+def _own_device(name: str, place: Place) -> torch.device:
+    """The device of this process, made the current one where there are several processes."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name} is none of auto, cpu, cuda and cuda:N") from error
+    if place.world == 1 or device.type != "cuda":
+        return device
+    gpus = torch.cuda.device_count()
+    if device.index is not None and place.local_world > 1:
+        raise UserError(f"--device {name} for {place.local_world} processes: --device cuda gives each a GPU of its own")
+    if not dist.is_nccl_available() or not gpus:
+        raise UserError("--device cuda needs CUDA and NCCL for several processes: --device cpu does without")
+    index = place.local_rank if device.index is None else device.index
+    if gpus == 1 and "SLURM_STEP_GPUS" in os.environ:
+        index = 0  # Slurm may have given each task its own and hidden the others; NCCL finds out if it has not.
+    if index >= gpus:
+        raise UserError(f"{place.local_world} processes on a machine of {gpus} GPUs: start fewer, or give --device cpu")
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _join(place: Place, device: torch.device, timeout_s: float) -> None:
+    timeout = timedelta(seconds=timeout_s)
+    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's launcher holds the store
+    if place.rank > 0:
+        wait_for_port(place.address, place.port, timeout_s)
+    try:
+        store = dist.TCPStore(place.address, place.port, place.world, place.rank == 0 and not by_agent, timeout)
+        # A store that outlives an attempt still holds its keys.
+        attempt = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        members = {"store": attempt, "rank": place.rank, "world_size": place.world, "timeout": timeout}
+        if device.type == "cuda":
+            dist.init_process_group("nccl", device_id=device, **members)
+        else:
+            dist.init_process_group("gloo", **members)
+    except (RuntimeError, ValueError) as error:
+        where = f"{place.address}:{place.port} (MASTER_ADDR:MASTER_PORT)"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"rank {place.rank} does not meet the other processes at {where}: {reason}") from error
+
+
+def wait_for_port(address: str, port: int, timeout_s: float) -> None:
+    """Return as soon as `port` of the host `address` answers; UserError after `timeout_s` seconds.
+
+    torch's own clients wait too, but without hearing Ctrl-C, and print pages of C++ in the end.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+            return
+        except socket.gaierror as error:
+            raise UserError(f"there is no host {address}: {error.strerror}") from error
+        except OSError as error:
+            if time.monotonic() > end:
+                reason = error.strerror or error
+                raise UserError(f"nothing answers at {address}:{port} for {timeout_s:g} s: {reason}") from error
+        time.sleep(0.2)
+
+
+def _end_with_launcher() -> None:
+    """Have Linux kill this process when the launcher dies without ending it (SIGKILL, say)."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _report(error: Exception) -> None:
+    """Write `error` where torchrun and `multiproc.py` look for what happened first, as torch's `record` would."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        details = {"py_callstack": traceback.format_exc(), "timestamp": str(int(time.time()))}
+        text = json.dumps({"message": {"message": f"{type(error).__name__}: {error}", "extraInfo": details}})
+        with contextlib.suppress(OSError):  # The launcher reads it whole or not at all; a full disk is no second error.
+            Path(f"{path}.new").write_text(text)
+            Path(f"{path}.new").replace(path)
+
+
+def _let_the_cause_speak() -> None:
+    """Wait a moment: if the error is but another process's failure seen from here, the launcher ends this one in it."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        time.sleep(CAUSE_S)
+
+
+def _to_bytes(value: Any) -> Tensor:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    data = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    _from_bytes(data)  # Refuse here, with a traceback that helps, what the others would refuse.
+    return data
+
+
+def _from_bytes(data: Tensor) -> Any:
+    return torch.load(io.BytesIO(data.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
+
+
+def _padded(data: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.pad(data, (0, size - len(data)))

@@ -1,0 +1,93 @@
+"""A command line that reads like a page, checks its values and fails in one line."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from utils.errors import UserError
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves the description's lines as they are and names the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False  # 0 says something
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help reads like a page and whose errors are one line."""
+
+    def __init__(self, description: str, usage: str = "%(prog)s [flags]"):
+        super().__init__(description=description, usage=usage, formatter_class=HelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
+    """Run a script's `main` and turn a user's mistake into one line on standard error and exit status 2."""
+    try:
+        main(None)
+        sys.exit(0)
+    except UserError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        message = " ".join(str(error).split())
+        sys.exit(_fail(f"{Path(sys.argv[0]).name}: error: {message}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted; the same command goes on from here", 130))
+    except BrokenPipeError:
+        # The reader of our output (`head`, say) has gone: stop quietly, also when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(line: str, status: int) -> int:
+    print(line, file=sys.stderr)
+    return status
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def nonnegative(text: str) -> float:
+    """A finite number, 0 or more."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return value
+
+
+def epochs_list(text: str) -> tuple[int, ...]:
+    """Epochs separated by commas; an empty text means none."""
+    return tuple(count(part) for part in text.split(",") if part.strip())
+
+
+# argparse names the type in its errors.
+share.__name__, count.__name__, positive.__name__ = "share", "whole number", "positive whole number"
