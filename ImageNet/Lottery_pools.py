@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     with cli.join_processes(args) as processes:
         data = data_from_flags(args, processes, splits_images(args))
+        if not splits_images(args):
+            data.decode_ahead(args.bn_images)
         net = cli.make_network(args, data, processes.device)
         run_method(args, net, data, cli.announcer(args, processes), processes)
 

@@ -106,13 +106,16 @@ class ImageFolders:
         return {**self.sizes, "digest": hashlib.blake2b(repr(names).encode(), digest_size=16).hexdigest()}
 
     def train_batch_count(self, batch_size: int) -> int:
-        return -(-len(self.samples["train"]) // batch_size)
+        """A last batch that is too small to give every process an image is left out."""
+        whole, rest = divmod(len(self.samples["train"]), batch_size)
+        return whole + (rest >= self.part.world)
 
     def train_batches(self, batch_size: int, *purpose: int | str) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of every shuffled, augmented batch of `batch_size` images over all processes."""
         samples = self.samples["train"]
         order = torch.randperm(len(samples), generator=generator(*purpose))
-        batches = [batch[_slice(self.part.shard(len(batch)))] for batch in order.split(batch_size)]
+        batches = order.split(batch_size)[: self.train_batch_count(batch_size)]
+        batches = [batch[_slice(self.part.shard(len(batch)))] for batch in batches]
         return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches))
 
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -131,6 +134,12 @@ class ImageFolders:
         photographs = Photographs(self.samples[split], self.side, self._plain)
         mine = torch.arange(len(photographs))[_slice(self.part.shard(len(photographs)))]
         return self._kept(split, photographs, mine.split(batch_size) if len(mine) else ())
+
+    def decode_ahead(self, bn_images: int) -> None:
+        """Fill the memory that processes share while they are in step: with starts of their own they no longer are."""
+        self.bn_batches(1, limit=bn_images)
+        for split in ("val", "test"):
+            self.eval_batches(split)
 
     def _kept(self, name: str, photographs: Photographs, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `photographs` by their indices, from memory where there is room for all, else decoded again."""

@@ -77,6 +77,12 @@ def test_each_training_batch_is_shared_whatever_the_number_of_processes(photogra
         assert torch.equal(batch[1], torch.cat([labels for _, labels in shared]))
 
 
+def test_a_last_batch_smaller_than_the_processes_is_left_out(photographs):
+    data = images_of(photographs, rank(2, 3))  # 60 images: the last batch would have 2
+    sizes = [len(labels) for _, labels in data.train_batches(29, 41)]
+    assert sizes == [10, 10] and data.train_batch_count(29) == 2
+
+
 def test_recalibration_batches_go_whole_to_one_process_each(photographs):
     whole = [images for images, _ in images_of(photographs).bn_batches(8, limit=44)]
     parts = [
@@ -242,6 +248,15 @@ def test_starts_of_their_own_give_the_very_same_pools(pools):
         assert all(torch.equal(alone[name], shared[name]) for name in alone)
 
 
+def test_a_process_without_a_start_waits_for_the_others(photographs, run, tmp_path):
+    search = ["--save_dir", run, photographs, *SMALL, "--interpolation_value_list", 0.3, 0.7, "--bn_images", 40]
+    done = script(
+        "Lottery_pools.py", *search, "--levels", 1, "--parallel", "starts", "--output_dir", tmp_path, processes=2
+    )
+    assert done.returncode == 0, done.stderr
+    assert [entry["level"] for entry in entries(tmp_path)] == [1]
+
+
 def test_recalibrated_statistics_agree_to_rounding(pools):
     for level in (0, 1):
         one, two = (
@@ -262,8 +277,7 @@ def test_connectivity_over_two_processes(photographs, run, tmp_path):
     assert path["coefficients"] == [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("processes", [0, 2])
-def test_mistake_is_one_line_and_status_2(photographs, run, tmp_path, processes):
+def test_mistake_of_two_processes_is_one_line_and_status_2(photographs, run, tmp_path):
     arguments = [
         "--save_dir",
         run,
@@ -274,7 +288,7 @@ def test_mistake_is_one_line_and_status_2(photographs, run, tmp_path, processes)
         "--output_dir",
         tmp_path / "pools",
     ]
-    done = script("Lottery_pools.py", *arguments, processes=processes)
+    done = script("Lottery_pools.py", *arguments, processes=2)
     errors = [line for line in done.stderr.splitlines() if line.startswith("Lottery_pools.py: error:")]
     assert done.returncode == 2
     assert len(errors) == 1 and "is no --arch imagenet_resnet_34_4" in errors[0]

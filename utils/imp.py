@@ -193,8 +193,7 @@ class ImpRun:
 
     def _resume(self) -> Snapshot | None:
         """What the newest checkpoint in the folder holds, loaded into the network and the optimizer."""
-        self.processes.barrier()
-        level = self.files.newest_level()
+        level = self.processes.broadcast_object(self.files.newest_level())
         if level is None:
             return None
         path = self.files.checkpoint(level)
