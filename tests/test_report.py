@@ -100,7 +100,7 @@ def test_every_method_is_drawn_and_named_however_many(tmp_path, figures, methods
     report.plot_accuracy({name: geometric(3, number) for number, name in enumerate(names)}, tmp_path / "a.png", 60.0)
     (axes,) = figures[0].axes
     assert len(axes.lines) == methods + 1
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [*names, "dense network"]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == [*names, "dense network"]
 
 
 def test_tick_labels_of_a_long_run_do_not_overlap(tmp_path, figures):
@@ -117,7 +117,7 @@ def test_training_curves_are_drawn_and_named(tmp_path, figures, epochs):
     curves = {name: [float(epoch) for epoch in range(epochs)] for name in ("train_ta", "val_ta", "test_ta")}
     report.plot_curves(curves, tmp_path / "0net_train.png")
     assert_shows_something(tmp_path / "0net_train.png")
-    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == [
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
         "training",
         "validation",
         "test",

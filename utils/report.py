@@ -84,7 +84,7 @@ def plot_connectivity(paths: Sequence[Mapping], path: Path) -> None:
 
 
 def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     axes = figure.subplots()
     _dress(axes, x_label, y_label)
     return figure, axes
@@ -97,7 +97,8 @@ def _dress(axes: Axes, x_label: str, y_label: str) -> None:
 
 
 def _save(figure: Figure, axes: Axes, path: Path) -> None:
-    axes.legend(frameon=False, fontsize=9)
+    # Below the axes, where no line can run through it.
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     _write(figure, path)
 
 
