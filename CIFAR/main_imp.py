@@ -25,7 +25,7 @@ def build_parser() -> Parser:
     cli.add_network_flags(parser)
     cli.add_imp_flags(parser)
     cli.add_run_flags(parser)
-    cli.add_unused_flags(parser, "--workers", "--print_freq")
+    cli.add_unused_flags(parser)
     return parser
 
 

@@ -26,7 +26,7 @@ def build_parser() -> Parser:
     cli.add_network_flags(parser)
     cli.add_run_flags(parser)
     cli.add_process_flags(parser)
-    cli.add_unused_flags(parser, "--print_freq", "--master_port", "--local_rank")
+    cli.add_unused_flags(parser, workers=False)
     parser.add_argument(
         "--parallel", choices=("data", "starts"), default="data", help="split the images, or the starting tickets"
     )

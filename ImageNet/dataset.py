@@ -49,7 +49,7 @@ class Photographs(Dataset):
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"left out, cannot be read: {path} ({error})", file=sys.stderr, flush=True)
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), UNREADABLE
         with torch.random.fork_rng(devices=[]):
@@ -106,9 +106,9 @@ class ImageFolders:
         return {**self.sizes, "digest": hashlib.blake2b(repr(names).encode(), digest_size=16).hexdigest()}
 
     def train_batch_count(self, batch_size: int) -> int:
-        """A last batch that is too small to give every process an image is left out."""
+        """A last batch too small to give every process two images (batch norm needs them) is left out."""
         whole, rest = divmod(len(self.samples["train"]), batch_size)
-        return whole + (rest >= self.part.world)
+        return whole + (rest >= 2 * self.part.world)
 
     def train_batches(self, batch_size: int, *purpose: int | str) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of every shuffled, augmented batch of `batch_size` images over all processes."""
@@ -185,7 +185,10 @@ class ImageFolders:
 
     def _shared_memory(self, size: int) -> Tensor:
         """`size` bytes that the processes of this host share. The file behind them is unlinked before it is used."""
-        path = _memory_folder(size) / self.processes.broadcast_object(f"lottery_pools_{secrets.token_hex(8)}")
+        # The first process of each machine chooses for it: free space changes from one look to the next.
+        folders = self.processes.gather_objects(str(_memory_folder(size)))
+        name = self.processes.broadcast_object(f"lottery_pools_{secrets.token_hex(8)}")
+        path = Path(folders[self.processes.rank - self.processes.local_rank], name)
         if self.processes.local_rank == 0:
             with path.open("xb") as file:
                 file.truncate(size)

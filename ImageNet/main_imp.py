@@ -26,7 +26,7 @@ def build_parser() -> Parser:
     cli.add_imp_flags(parser)
     cli.add_run_flags(parser)
     cli.add_process_flags(parser)
-    cli.add_unused_flags(parser, "--print_freq", "--master_port", "--local_rank")
+    cli.add_unused_flags(parser, workers=False)
     # The paper's ImageNet schedule.
     parser.set_defaults(**PAPER, epochs=90, lr=0.4, warmup=5, decreasing_lr="30,60,80", rewind_epoch=5)
     return parser

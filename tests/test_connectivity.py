@@ -109,7 +109,9 @@ def connect(tmp_path, monkeypatch):
         evaluator = FakeEvaluator()
         files = [TicketFile(level, Path(f"{level}.pth")) for level in levels]
         description = {"settings": {}, "versions": {}}
-        entries = ConnectivityRun(files, evaluator, 41, tmp_path, description, lambda line: None).run([0.5])
+        digests = {level: str(level) for level in levels}
+        run = ConnectivityRun(files, evaluator, 41, tmp_path, description, lambda line: None, digests)
+        entries = run.run([0.5], levels)
         assert checkpoint.load_json(tmp_path / "connectivity.json")["paths"] == entries
         return entries, evaluator
 

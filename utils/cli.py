@@ -1,6 +1,8 @@
 """What the scripts share: their flags, the device, the network, and where their log goes."""
 
 import argparse
+import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +10,10 @@ import torch
 from torch import nn
 
 import models
-from utils.distributed import SINGLE, Processes, connect
+from utils.distributed import SINGLE, Processes, connect, find_place
 from utils.errors import UserError
 from utils.imp import PRUNE_TYPES
-from utils.methods import METHODS
+from utils.methods import METHODS, method_name
 from utils.parser import Parser, count, epochs_list, nonnegative, positive, share
 from utils.pools import PAPER_COEFFICIENTS
 from utils.randomness import derive_seed
@@ -42,19 +44,16 @@ def add_run_flags(parser: Parser) -> None:
     group.add_argument("--debug", action="store_true", help="print the traceback of an error")
 
 
-def add_unused_flags(parser: Parser, *flags: str) -> None:
-    """Flags of the published scripts that ask for nothing that could be done otherwise."""
+def add_unused_flags(parser: Parser, workers: bool = True) -> None:
+    """Flags of the published scripts and their launcher that ask for nothing that could be done otherwise."""
     group = parser.add_argument_group("of the published scripts, accepted with no use left")
-    reasons = {
-        "--workers": "images are in memory, nothing loads them",
-        "--print_freq": "every epoch and every candidate gets its line",
-        "--master_port": "is multiproc.py's",
-        "--local_rank": "the environment says it",
-    }
-    short = {"--workers": ("-j",), "--print_freq": ("-p",), "--local_rank": ("--local-rank",)}
-    for flag in flags:
-        group.add_argument(flag, *short.get(flag, ()), type=int, metavar="N", help=reasons[flag])
+    add = functools.partial(group.add_argument, type=int, metavar="N")
+    add("--print_freq", "-p", help="every epoch and every candidate gets its line")
+    add("--master_port", help="is multiproc.py's")
+    add("--local_rank", "--local-rank", help="the environment says it")
     group.add_argument("--inference", action="store_true", help="a search never trains")
+    if workers:
+        add("--workers", "-j", help="images are in memory, nothing loads them")
 
 
 def add_process_flags(parser: Parser) -> None:
@@ -108,7 +107,11 @@ def add_pool_flags(
     """The flags of a search; the published scripts call the folders of tickets and pools by different names."""
     group = parser.add_argument_group("pools")
     group.add_argument(
-        "--interpolate_method", choices=METHODS, default="Lottery_pools", help="how tickets are combined"
+        "--interpolate_method",
+        type=method_name,
+        choices=METHODS,
+        default="Lottery_pools",
+        help="how tickets are combined",
     )
     group.add_argument(
         "--interpolation_value_list",
@@ -146,7 +149,9 @@ def add_pool_flags(
 
 
 def select_device(args: argparse.Namespace) -> torch.device:
-    """The device that --device or --gpu names; `auto` is CUDA where there is one."""
+    """The device of a script for one process that --device or --gpu names; `auto` is CUDA where there is one."""
+    if find_place(os.environ).world > 1:
+        raise UserError("this script is for one process: start it without multiproc.py, torchrun or srun's --ntasks")
     name = _device_name(args)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

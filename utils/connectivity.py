@@ -1,6 +1,6 @@
 """Linear mode connectivity (Frankle et al. 2020): accuracy and loss along the line between two tickets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,31 +54,41 @@ class ConnectivityRun:
         folder: Path,
         description: dict[str, Any],
         say: Callable[[str], None],
+        digests: Mapping[int, str],
     ):
-        self.files, self.evaluator, self.seed = files, evaluator, seed
+        self.files, self.evaluator, self.seed, self.digests = files, evaluator, seed, digests
         self.folder, self.description, self.say = folder, description, say
 
-    def run(self, coefficients: Sequence[float]) -> list[dict[str, Any]]:
-        """Walk every pair that has not been walked yet; returns the entries of `connectivity.json`."""
+    def run(self, coefficients: Sequence[float], levels: Sequence[int]) -> list[dict[str, Any]]:
+        """Walk every pair whose denser ticket is of `levels` and that has not been walked yet.
+
+        Returns the entries of `connectivity.json`: all pairs that are there by then.
+        """
         if len(self.files) < 2:
             raise UserError("a line needs two tickets: --checkpoint names a folder with one")
         done = self._finished()
         for first, second in pairwise(self.files):
-            levels = (first.level, second.level)
-            if levels not in done:
-                done[levels] = self._walk_pair(first, second, coefficients)
-            self.say(f"levels {levels[0]} and {levels[1]}: barrier {done[levels]['barrier']:.4f}")
+            if first.level not in levels:
+                continue
+            if first.level not in done:
+                done[first.level] = self._walk_pair(first, second, coefficients)
+            self.say(f"levels {first.level} and {second.level}: barrier {done[first.level]['barrier']:.4f}")
             if self.evaluator.processes.is_main:
-                self._save([done[levels] for levels in sorted(done)])
-        return [done[levels] for levels in sorted(done)]
+                self._save([done[level] for level in sorted(done)])
+        return [done[level] for level in sorted(done)]
 
-    def _finished(self) -> dict[tuple[int, int], dict[str, Any]]:
+    def _finished(self) -> dict[int, dict[str, Any]]:
+        """By the level of their denser ticket, the pairs that an earlier run walked and whose tickets are the same."""
         path = self.folder / tickets.CONNECTIVITY_JSON
         found = claim_folder(path, self.description, self.evaluator.processes, paths=[])
+        pairs = [self._tickets(*pair) for pair in pairwise(self.files)]
         try:
-            return {tuple(entry["levels"]): entry for entry in found["paths"]}
-        except (KeyError, TypeError) as error:
+            return {entry["levels"][0]: entry for entry in found["paths"] if entry["tickets"] in pairs}
+        except (KeyError, TypeError, IndexError) as error:
             raise UserError(f"{path} is damaged: move it away") from error
+
+    def _tickets(self, first: TicketFile, second: TicketFile) -> list[list]:
+        return [[file.level, self.digests[file.level]] for file in (first, second)]
 
     def _walk_pair(self, first: TicketFile, second: TicketFile, coefficients: Sequence[float]) -> dict[str, Any]:
         def score(state: State) -> Score:
@@ -86,7 +96,8 @@ class ConnectivityRun:
             return self.evaluator.test(state)
 
         states = (self.evaluator.read_ticket(file).state for file in (first, second))
-        return {"levels": [first.level, second.level], **walk(*states, coefficients, score)}
+        levels = {"levels": [first.level, second.level], "tickets": self._tickets(first, second)}
+        return {**levels, **walk(*states, coefficients, score)}
 
     def _save(self, entries: list[dict[str, Any]]) -> None:
         checkpoint.save_json({**self.description, "paths": entries}, self.folder / tickets.CONNECTIVITY_JSON)

@@ -23,11 +23,11 @@ import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -40,6 +40,9 @@ from utils.errors import UserError
 SLURM_SPECIAL_STEPS = 0xFFFFFFF0
 PR_SET_PDEATHSIG = 1
 CAUSE_S = 3
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,25 @@ class Processes:
         dist.broadcast(data, src=0)
         return _from_bytes(data)
 
+    def from_main(self, ask: Callable[[], T]) -> T:
+        """The main process's answer to `ask`, in every process: files may show late on other machines."""
+        return self.broadcast_object(ask() if self.is_main else None)
+
+    def meeting(self) -> Callable[[], None]:
+        """A barrier for later without a timeout, for processes that work alone until then, some far longer than others.
+
+        To be asked for while all are still in step. A process that dies is the launcher's business.
+        """
+        if self.world == 1:
+            return lambda: None
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+
+        def wait() -> None:
+            self._recent.append(torch.zeros(1))
+            dist.all_reduce(self._recent[-1], group=group)
+
+        return wait
+
     def gather_objects(self, value: Any) -> list[Any]:
         """Every process's `value`, by rank, in every process: plain data and tensors, as `broadcast_object` has it."""
         if self.world == 1:
@@ -130,7 +152,9 @@ class Processes:
             return net
         devices = [self.device] if self.device.type == "cuda" else None
         warnings.filterwarnings("ignore", "Grad strides")  # 1×1 convolutions: two names for one layout
-        return DistributedDataParallel(net, device_ids=devices, gradient_as_bucket_view=True)
+        warnings.filterwarnings("ignore", "`broadcast_buffers`")  # newer torch has a longer name for it
+        # Each process keeps the statistics of what it sees, for `average_buffers_` to average.
+        return DistributedDataParallel(net, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     @torch.no_grad()
     def average_buffers_(self, net: nn.Module) -> None:

@@ -106,8 +106,8 @@ class ImpRun:
             mask = prune_smallest(done.state, done.mask, settings.rate)
         rewind = done.rewind
         if settings.prune_type == "pt" and done.level == 0:
-            self.processes.barrier()  # the main process has written the ticket by then
-            rewind = {**done.state, **read_ticket(self.files.ticket(0)).state}
+            best = self.processes.from_main(lambda: read_ticket(self.files.ticket(0)).state)
+            rewind = {**done.state, **best}
         self.net.load_state_dict(apply_mask(rewind, mask))
         self.optimizer = self._new_optimizer()
         return self._begin(level, mask, rewind)
@@ -116,7 +116,9 @@ class ImpRun:
         """A level before its first epoch, with its weights in the network."""
         curves = {"train_ta": [], "val_ta": [], "test_ta": []}
         epoch = self.settings.first_epoch(level)
-        start = Snapshot(level, epoch, self._state(), mask, curves, -1.0, {}, {}, rewind)
+        start = Snapshot(
+            level, epoch, self._state(), mask, curves, best=-1.0, optimizer={}, scheduler={}, rewind=rewind
+        )
         self._write(self.files.begin_level, start)
         return start
 
@@ -193,11 +195,11 @@ class ImpRun:
 
     def _resume(self) -> Snapshot | None:
         """What the newest checkpoint in the folder holds, loaded into the network and the optimizer."""
-        level = self.processes.broadcast_object(self.files.newest_level())
+        level = self.processes.from_main(self.files.newest_level)
         if level is None:
             return None
         path = self.files.checkpoint(level)
-        progress = self.files.load_checkpoint(level)
+        progress = Snapshot(**self.processes.from_main(lambda: vars(self.files.load_checkpoint(level))))
         try:
             self.net.load_state_dict(progress.state)
             self.optimizer.load_state_dict(progress.optimizer)

@@ -16,14 +16,18 @@ from utils.pools import PAPER_COEFFICIENTS, Method, ema, greedy, swa
 from utils.provenance import describe_run
 from utils.tickets import TicketFile
 
-# The paper's README spells the last one "liner".
-CONNECTIVITY = ("liner_inter", "linear_inter")
-METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", *CONNECTIVITY)
+CONNECTIVITY = "linear_inter"
+METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", CONNECTIVITY)
+
+
+def method_name(text: str) -> str:
+    """The name of a method; the paper's README spells connectivity "liner_inter"."""
+    return CONNECTIVITY if text == "liner_inter" else text
 
 
 def splits_images(args: argparse.Namespace) -> bool:
     """Whether several processes share the images of every network (else each has starting tickets of its own)."""
-    return getattr(args, "parallel", "data") == "data" or args.interpolate_method in CONNECTIVITY
+    return getattr(args, "parallel", "data") == "data" or args.interpolate_method == CONNECTIVITY
 
 
 def run_method(
@@ -41,9 +45,9 @@ def run_method(
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {evaluator.device}: {folder}")
     digests = _read_all(files, evaluator, say)
-    if args.interpolate_method in CONNECTIVITY:
-        run = ConnectivityRun(files, evaluator, args.seed, folder, description, say)
-        table = barrier_table(run.run(args.interpolation_value_list))
+    if args.interpolate_method == CONNECTIVITY:
+        run = ConnectivityRun(files, evaluator, args.seed, folder, description, say, digests)
+        table = barrier_table(run.run(args.interpolation_value_list, levels))
     else:
         pools = PoolRun(
             files, evaluator, _method(args), args.search_num, args.seed, folder, description, say, digests, processes
@@ -65,7 +69,9 @@ def method_label(settings: Mapping[str, Any]) -> str:
     """What tables and pictures call the method that a `pools.json` with these `settings` comes from."""
     method, values = settings["interpolate_method"], settings["interpolation_value_list"]
     if method == "Lottery_pools":
-        return "average" if values == [0.5] else "Lottery Pools"
+        if values == list(PAPER_COEFFICIENTS):
+            return "Lottery Pools"
+        return "average" if values == [0.5] else f"Lottery Pools ({len(values)} coefficients)"
     return {"interpolate_swa": "SWA", "interpolate_ema": f"EMA {settings['EMA_value']:g}"}[method]
 
 

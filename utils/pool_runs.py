@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
@@ -16,7 +16,6 @@ from utils.provenance import claim_folder, refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.tickets import Ticket, TicketFile
 
-T = TypeVar("T")
 TABLE_HEADER = ("level", "density %", "ticket %", "pool %", "gain", "members (level:share)")
 
 
@@ -51,24 +50,20 @@ class PoolRun:
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
         claim_folder(self.folder / tickets.POOLS_JSON, self.description, self.processes, pools=[])
+        self.entries = self.processes.from_main(self._finished)
+        meet = self.processes.meeting()
         starts = [file for file in self.files if file.level in levels]
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
-            if self._agreed(lambda file=file: self._finished(file)) is not None:
+            if file.level in self.entries:
                 self.say(f"level {file.level}: has its pool already")
             else:
                 self._pool_ticket(file)
             self._save_table()
-        self.processes.barrier()
-        for file in self.files:
-            self._finished(file)
+        meet()
+        for found in self.processes.gather_objects(self.entries):
+            self.entries.update(found)
         self._save_table()
         return [self.entries[level] for level in sorted(self.entries)]
-
-    def _agreed(self, ask: Callable[[], T]) -> T:
-        """The main process's answer, in all that work in step: files may show late on other machines."""
-        if not self.in_step:
-            return ask()
-        return self.processes.broadcast_object(ask() if self.processes.is_main else None)
 
     def _candidates(self, start: TicketFile) -> list[TicketFile]:
         return neighbours(self.files, start, self.search_num)
@@ -77,19 +72,28 @@ class PoolRun:
         """Level and digest of the start and its candidates, in their order: what a search depends on."""
         return [[file.level, self.digests[file.level]] for file in (start, *self._candidates(start))]
 
-    def _finished(self, file: TicketFile) -> dict[str, Any] | None:
-        """The entry of a start whose pool is there, unless it or its candidates are others by now."""
-        path = tickets.pool_path(self.folder, file.level)
-        if file.level not in self.entries and path.exists():
-            try:
-                recipe = checkpoint.load(path)["recipe"]
-                refuse_other_run(recipe.pop("settings"), self.description["settings"], path)
-                current = recipe.pop("tickets") == self._sources(file)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{path} is damaged: remove it to search from level {file.level} again") from error
-            if current:
-                self.entries[file.level] = recipe
-        return self.entries.get(file.level)
+    def _finished(self) -> dict[int, dict[str, Any]]:
+        """The entries of all starts whose pools are there, by level."""
+        entries = {}
+        for file in self.files:
+            recipe = self._read_own(tickets.pool_path(self.folder, file.level), file, "recipe")
+            if recipe is not None:
+                entries[file.level] = recipe
+        return entries
+
+    def _read_own(self, path: Path, start: TicketFile, name: str) -> Any:
+        """What an earlier search from this start left in `path` under `name`; None if nothing, or of other tickets."""
+        if not path.exists():
+            return None
+        content = checkpoint.load(path)
+        try:
+            refuse_other_run(content["settings"], self.description["settings"], path)
+            if content["tickets"] == self._sources(start):
+                return content[name]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged: remove it to search from level {start.level} again") from error
+        self.say(f"level {start.level}: {path.name} is of other tickets, searching again")
+        return None
 
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
@@ -124,12 +128,12 @@ class PoolRun:
                 pool,
                 [(file.level, lambda file=file: self.evaluator.read_ticket(file).state) for file in candidates],
                 self.method,
-                lambda state, number: self._finish(ticket, state, number),
+                lambda state, number: self._prune_and_recalibrate(ticket, state, number),
                 validate,
                 after_step,
             )
 
-    def _finish(self, ticket: Ticket, state: State, number: int) -> State:
+    def _prune_and_recalibrate(self, ticket: Ticket, state: State, number: int) -> State:
         """Prune an interpolated state to the ticket's density and give it batch-norm statistics of its own."""
         if not ticket.is_dense:
             state = apply_mask(state, largest_magnitudes(state, ticket.mask, ticket.kept))
@@ -154,7 +158,9 @@ class PoolRun:
         content = {
             "state_dict": _on_cpu(apply_mask(pool.state, mask)),
             "mask": _on_cpu(mask),
-            "recipe": {**entry, "settings": self.description["settings"], "tickets": sources},
+            "recipe": entry,
+            "settings": self.description["settings"],
+            "tickets": sources,
         }
         checkpoint.save(content, tickets.pool_path(self.folder, ticket.level))
 
@@ -166,17 +172,13 @@ class PoolRun:
     def _unfinished(self, file: TicketFile) -> Pool | None:
         """The pool that an interrupted search of this start had come to."""
         path = tickets.unfinished_pool_path(self.folder, file.level)
-        content = self._agreed(lambda: checkpoint.load(path) if path.exists() else None)
-        if content is None:
+        found = self.evaluator.processes.from_main(lambda: self._read_own(path, file, "pool"))
+        if found is None:
             return None
         try:
-            refuse_other_run(content["settings"], self.description["settings"], path)
-            pool = Pool(**{**content["pool"], "steps": [Step(**step) for step in content["pool"]["steps"]]})
-            current = content["tickets"] == self._sources(file)
+            pool = Pool(**{**found, "steps": [Step(**step) for step in found["steps"]]})
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged: remove it to search from level {file.level} again") from error
-        if not current:
-            return None
         pool.state = self.evaluator.to_device(pool.state)
         self.say(f"  going on after {len(pool.steps)} of {len(self._candidates(file))} candidates")
         return pool

@@ -81,14 +81,16 @@ def claim_folder(
 def _check_whole(content: Any, path: Path, lists: Mapping[str, list]) -> None:
     whole = isinstance(content, dict) and isinstance(content.get("settings"), dict)
     if not whole or not all(isinstance(content.get(name), list) for name in lists):
-        raise UserError(f"{path} is damaged: move it away, or name another folder with --save_dir")
+        raise UserError(f"{path} is damaged: move it away, or name another folder to write to")
 
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
     """UserError when `path` was written with settings (`old`) under which the `new` ones would mix two runs."""
     for name in sorted((set(old) & set(new)) - FREE_FLAGS):
         if old[name] != new[name]:
+            if name == "images":
+                raise UserError(f"{path} belongs to a run on other images: name another folder to write to")
             raise UserError(
                 f"{path} belongs to a run with --{name} {old[name]}, not {new[name]}: "
-                "give the same flag, or another folder with --save_dir"
+                "give the same flag, or name another folder to write to"
             )

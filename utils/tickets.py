@@ -318,17 +318,18 @@ class OpenlthRunFiles(RunFiles):
         checkpoint.save({f"model.{name}": part.int() for name, part in start.mask.items()}, main / "mask.pth")
         report = {"total": float(count_prunable(start.mask)), "unpruned": float(count_kept(start.mask))}
         checkpoint.save_json(report, main / "sparsity_report.json")
-        self._save_model(start)
 
     def save_ticket(self, best: Snapshot) -> None:
-        """The last model of a level is its ticket, so an earlier best goes; the level's start stays."""
-        self._save_model(best)
-        for _, path in _openlth_models(self._main(best.level))[1:-1]:
-            path.unlink()
+        """The last model of a level is its ticket, so an earlier best goes.
 
-    def _save_model(self, snapshot: Snapshot) -> None:
-        model = {f"model.{name}": value for name, value in snapshot.state.items() if not name.startswith("normalize.")}
-        checkpoint.save(model, self._main(snapshot.level) / f"model_ep{snapshot.epoch}_it0.pth")
+        Unlike OpenLTH we save no model of a level's start, which would be taken for a ticket until there is one.
+        """
+        model = {f"model.{name}": value for name, value in best.state.items() if not name.startswith("normalize.")}
+        path = self._main(best.level) / f"model_ep{best.epoch}_it0.pth"
+        checkpoint.save(model, path)
+        for _, other in _openlth_models(path.parent):
+            if other != path:
+                other.unlink()
 
     def _main(self, level: int) -> Path:
         return self.folder / f"level_{level}" / "main"
