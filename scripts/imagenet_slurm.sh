@@ -24,7 +24,12 @@ everywhere() {
     --master_port 8020 --nproc_per_node 8 "${@:2}"' "$python" "$host0" "$@"
 }
 everywhere main_imp.py "$images" --arch imagenet_resnet_50 --save_dir "$tickets" --amp --channels_last -j 8
-for method in Lottery_pools interpolate_swa interpolate_ema; do
-  everywhere Lottery_pools.py --save_dir "$tickets" "$images" --arch imagenet_resnet_50 --interpolate_method "$method" \
-    --bn_images 50000 -j 8
-done
+pools() {
+  everywhere Lottery_pools.py --save_dir "$tickets" "$images" --arch imagenet_resnet_50 --bn_images 50000 -j 8 \
+    --interpolate_method "$@"
+}
+pools Lottery_pools
+pools Lottery_pools --interpolation_value_list 0.5
+pools interpolate_swa
+pools interpolate_ema --EMA_value 0.95
+pools linear_inter

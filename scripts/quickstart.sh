@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
-out=$(realpath -m "${OUT:-runs/quickstart}")
+out=$("$python" -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "${OUT:-runs/quickstart}")
 images=(--dataset digits --val_images 300 --arch resnet20s --batch_size 64)
 
 cd CIFAR

@@ -303,3 +303,10 @@ def test_missing_level_is_said_and_pooled_without(photographs, run, tmp_path, ca
         ["--save_dir", str(copy), str(photographs), *SMALL, "--interpolation_value_list", "0.5", "--bn_images", "40"]
     )
     assert "without level 1 2, for which there is no ticket" in capsys.readouterr().out
+
+
+def test_two_processes_recorded_what_one_measures(run, pools):
+    """Batch-norm statistics of both went into the ticket that both scored."""
+    for level in (0, 1):
+        record = torch.load(run / f"level_{level}" / "main" / "resume.pth.tar", weights_only=True)
+        assert entries(pools["one"])[level]["ticket_val_accuracy"] == record["best_sa"]
