@@ -97,6 +97,14 @@ class Run:
         return [int(file.read_text()) for file in files]
 
 
+@pytest.fixture(autouse=True)
+def hear_ctrl_c():
+    """A shell starts background jobs deaf to Ctrl-C, their children too; multiproc.py respects that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def launch(tmp_path, monkeypatch) -> Iterator[Callable[..., Run]]:
     for name, text in {"agree": AGREE, "fail_once": FAIL_ONCE, "plain": PLAIN}.items():
