@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SHARED
 from PIL import Image
 
+import models
 from ImageNet import Lottery_pools, main_imp
 from ImageNet.dataset import ImageFolders
 from utils import tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
+from utils.evaluation import Evaluator
 from utils.randomness import generator
 
 CLASSES = ("ant", "bee", "cat")
@@ -310,3 +312,26 @@ def test_two_processes_recorded_what_one_measures(run, pools):
     for level in (0, 1):
         record = torch.load(run / f"level_{level}" / "main" / "resume.pth.tar", weights_only=True)
         assert entries(pools["one"])[level]["ticket_val_accuracy"] == record["best_sa"]
+
+
+@pytest.fixture(scope="module")
+def tiny_imagenet(tmp_path_factory) -> Path:
+    """20 classes of Tiny ImageNet, on which the OpenLTH tickets were trained."""
+    archive = SHARED / "data" / "tiny-imagenet-20.tar"
+    if not archive.is_file():
+        pytest.skip(f"Tiny ImageNet is not there: {archive}")
+    folder = tmp_path_factory.mktemp("tiny")
+    subprocess.run(["tar", "xf", str(archive), "-C", str(folder)], check=True)
+    return folder / "tiny-imagenet-20"
+
+
+@pytest.mark.parametrize("level", [0, 4])
+def test_openlths_tickets_have_openlths_accuracy_to_the_image(openlth_tickets, tiny_imagenet, level):
+    file = tickets.find_tickets(openlth_tickets)[level]
+    logged = [line.split(",") for line in (file.path.parent / "logger").read_text().split()]
+    theirs = [float(value) for name, _, value in logged if name == "test_accuracy"][-1]
+    data = ImageFolders(tiny_imagenet, SINGLE, workers=0)
+    net = models.build("imagenet_resnet_18_8", 20, data.mean, data.std)
+    evaluator = Evaluator("imagenet_resnet_18_8", net, data, 250)
+    ours = evaluator.validate(evaluator.read_ticket(file).state)
+    assert ours.images == 1000 and ours.correct == round(1000 * theirs)
