@@ -26,10 +26,8 @@ from utils.errors import UserError
 from utils.randomness import derive_seed, generator
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-Sample = tuple[str, int]
-
-
 UNREADABLE = -1  # the label of an image that cannot be decoded
+Sample = tuple[str, int]
 
 
 class Photographs(Dataset):
@@ -107,8 +105,13 @@ class ImageFolders:
 
     def train_batch_count(self, batch_size: int) -> int:
         """A last batch too small to give every process two images (batch norm needs them) is left out."""
-        whole, rest = divmod(len(self.samples["train"]), batch_size)
-        return whole + (rest >= 2 * self.part.world)
+        images, world = len(self.samples["train"]), self.part.world
+        if min(images, batch_size) < 2 * world:
+            raise UserError(
+                f"{images} training images in batches of {batch_size} (--batch_size) are too few for {world} ranks"
+            )
+        whole, rest = divmod(images, batch_size)
+        return whole + (rest >= 2 * world)
 
     def train_batches(self, batch_size: int, *purpose: int | str) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of every shuffled, augmented batch of `batch_size` images over all processes."""
@@ -165,8 +168,10 @@ class ImageFolders:
         left_out = 0
         for images, labels in batches:
             readable = labels != UNREADABLE
-            left_out += int((~readable).sum())
-            images, labels = images[readable].to(self.device, non_blocking=True), labels[readable].to(self.device)
+            if not readable.all():  # else no copy, which would leave the pinned memory
+                left_out += int((~readable).sum())
+                images, labels = images[readable], labels[readable]
+            images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             yield images.to(memory_format=torch.channels_last).float().div_(255), labels
         if left_out:
             print(f"{left_out} images left out of this pass", file=sys.stderr, flush=True)

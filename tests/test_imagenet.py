@@ -85,6 +85,11 @@ def test_a_last_batch_smaller_than_the_processes_is_left_out(photographs):
     assert sizes == [10, 10] and data.train_batch_count(29) == 2
 
 
+def test_fewer_images_than_processes_can_share_is_said(photographs):
+    with pytest.raises(UserError, match="--batch_size"):
+        images_of(photographs, rank(0, 40)).train_batch_count(16)
+
+
 def test_recalibration_batches_go_whole_to_one_process_each(photographs):
     whole = [images for images, _ in images_of(photographs).bn_batches(8, limit=44)]
     parts = [

@@ -152,7 +152,7 @@ def select_device(args: argparse.Namespace) -> torch.device:
     """The device of a script for one process that --device or --gpu names; `auto` is CUDA where there is one."""
     if find_place(os.environ).world > 1:
         raise UserError("this script is for one process: start it without multiproc.py, torchrun or srun's --ntasks")
-    name = _device_name(args)
+    name = _wanted_device(args)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return _tried(torch.device(name))
@@ -160,12 +160,12 @@ def select_device(args: argparse.Namespace) -> torch.device:
 
 def join_processes(args: argparse.Namespace) -> Processes:
     """The processes that this one was started with, if any; each has a device of those that --device names."""
-    processes = connect(_device_name(args), args.timeout)
+    processes = connect(_wanted_device(args), args.timeout)
     _tried(processes.device)
     return processes
 
 
-def _device_name(args: argparse.Namespace) -> str:
+def _wanted_device(args: argparse.Namespace) -> str:
     if args.gpu is None or args.device != "auto":
         return args.device
     return f"cuda:{args.gpu}" if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,6 @@
 """What a network is worth: accuracy and loss of a state dict on images, and the statistics that it needs for that.
 
-This module and `utils.training` are the only ones that know a device.
+Here and in `utils.training` networks run; the algorithms above know state dicts and scores alone.
 """
 
 import contextlib
@@ -89,7 +89,10 @@ class Evaluator:
         return {name: value.to(self.device, copy=True) for name, value in state.items()}
 
     def recalibrate(self, state: State, *purpose: int | str) -> State:
-        """`state` with batch-norm statistics of its own, from augmented training images that `purpose` selects."""
+        """`state` with batch-norm statistics of its own, from augmented training images.
+
+        `purpose` selects them and their augmentation where the data draws them anew; ImageNet's stay the same.
+        """
         self._load(state)
         batches = self.data.bn_batches(self.batch_size, *purpose, limit=self.bn_images)
         with self._precision():

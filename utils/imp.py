@@ -6,7 +6,7 @@ every epoch ends in a checkpoint, so a run that was stopped goes on to the same 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,9 +60,8 @@ class ImpSettings:
 class ImpRun:
     """One run: `net` (on the data's device) trained on `data` level by level, its files in `files`.
 
-    `data` has the methods of `CIFAR.dataset.ImageData`, `prunable` names the weights that may be pruned, `say` takes
-    each line of the log. With several `processes` every one of them runs this on its part of the images, and the main
-    one writes.
+    `data` has the methods of `CIFAR.dataset.ImageData`, `say` takes each line of the log. With several `processes`
+    every one of them runs this on its part of the images, and the main one writes.
     """
 
     def __init__(
@@ -72,11 +71,10 @@ class ImpRun:
         settings: ImpSettings,
         files: RunFiles,
         say: Callable[[str], None],
-        prunable: Sequence[str] | None = None,
         processes: Processes = SINGLE,
     ):
         self.net, self.data, self.settings, self.files, self.say = net, data, settings, files, say
-        self.prunable = prunable or prunable_names(net)
+        self.prunable = prunable_names(net, files.prunable)
         self.processes = processes
         self.device = next(net.parameters()).device
         self.forward = self.processes.wrap(net)

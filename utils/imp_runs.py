@@ -12,7 +12,6 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.imp import ImpRun, ImpSettings
 from utils.provenance import claim_folder, describe_run
-from utils.pruning import prunable_names
 from utils.tickets import RunFiles
 from utils.training import Schedule
 
@@ -34,7 +33,7 @@ def run_imp(
     if before != processes.world:
         say(f"{processes.world} processes where there were {before}: it goes on, but not bit for bit")
     say(f"{args.prune_type} tickets of {args.arch} on {args.dataset} {data.sizes}, {device}: {files.folder}")
-    ImpRun(net, data, settings, files, say, prunable_names(net, layout.prunable), processes).run()
+    ImpRun(net, data, settings, files, say, processes).run()
     if processes.is_main:
         print(f"tickets of {args.pruning_times} levels are in {files.folder}", flush=True)
 

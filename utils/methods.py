@@ -39,7 +39,7 @@ def run_method(
     )
     files = tickets.find_tickets(source)
     levels = _chosen_levels(args.levels, files)
-    folder = args.save_dir or source / "pools" / _folder_name(args)
+    folder = args.save_dir or tickets.pools_folder(source, _folder_name(args))
     in_step = processes if processes.world == 1 or splits_images(args) else SINGLE
     evaluator = Evaluator(args.arch, net, data, args.batch_size, args.bn_images, args.amp, in_step)
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)

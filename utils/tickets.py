@@ -24,6 +24,11 @@ CONNECTIVITY_JSON, CONNECTIVITY_CSV, CONNECTIVITY_PLOT = "connectivity.json", "c
 COMPARISON_CSV, COMPARISON_PLOT = "comparison.csv", "accuracy.png"
 
 
+def pools_folder(tickets_folder: Path, method: str) -> Path:
+    """The default place of one method's pools: beside the tickets."""
+    return tickets_folder / "pools" / method
+
+
 def pool_path(folder: Path, level: int) -> Path:
     return folder / f"{level}pool.pth.tar"
 
