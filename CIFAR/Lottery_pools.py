@@ -24,6 +24,7 @@ def build_parser() -> Parser:
     add_data_flags(parser)
     cli.add_network_flags(parser)
     cli.add_run_flags(parser)
+    cli.add_jobs_flag(parser)
     cli.add_unused_flags(parser)
     return parser
 
@@ -32,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     device = cli.select_device(args)
     data = data_from_flags(args, device)
-    net = cli.make_network(args, data, device)
-    run_method(args, net, data, cli.announcer(args))
+    nets = cli.make_networks(args, data, device)
+    run_method(args, nets, data, cli.announcer(args))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         if not splits_images(args):
             data.decode_ahead(args.bn_images)
         net = cli.make_network(args, data, processes.device)
-        run_method(args, net, data, cli.announcer(args, processes), processes)
+        run_method(args, [net], data, cli.announcer(args, processes), processes)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class OneBatch:
 def test_a_state_gets_statistics_of_its_own_and_stays_as_it_was():
     data, net = OneBatch(), nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
     state = {**copy.deepcopy(net.state_dict()), "0.weight": torch.full((1, 1, 1, 1), 3.0)}
-    result = Evaluator("tiny", net, data, 128, bn_images=1000).recalibrate(state, 41, "recalibrate", 5, 2)
+    result = Evaluator("tiny", [net], data, 128, bn_images=1000).recalibrate(state, 41, "recalibrate", 5, 2)
     assert data.calls == [(128, (41, "recalibrate", 5, 2), 1000)]
     assert result["0.weight"].item() == 3.0
     assert result["1.running_mean"].item() == 6.0
@@ -138,7 +138,7 @@ def test_a_state_gets_statistics_of_its_own_and_stays_as_it_was():
 def test_the_next_state_does_not_change_the_one_before():
     """One network lends itself to all of them."""
     net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
-    evaluator, state = Evaluator("tiny", net, OneBatch(), 128), copy.deepcopy(net.state_dict())
+    evaluator, state = Evaluator("tiny", [net], OneBatch(), 128), copy.deepcopy(net.state_dict())
     first = evaluator.recalibrate({**state, "0.weight": torch.full((1, 1, 1, 1), 3.0)}, 1)
     evaluator.recalibrate({**state, "0.weight": torch.full((1, 1, 1, 1), 5.0)}, 1)
     assert (first["0.weight"].item(), first["1.running_mean"].item()) == (3.0, 6.0)

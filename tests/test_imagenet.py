@@ -337,6 +337,6 @@ def test_openlths_tickets_have_openlths_accuracy_to_the_image(openlth_tickets, t
     theirs = [float(value) for name, _, value in logged if name == "test_accuracy"][-1]
     data = ImageFolders(tiny_imagenet, SINGLE, workers=0)
     net = models.build("imagenet_resnet_18_8", 20, data.mean, data.std)
-    evaluator = Evaluator("imagenet_resnet_18_8", net, data, 250)
+    evaluator = Evaluator("imagenet_resnet_18_8", [net], data, 250)
     ours = evaluator.validate(evaluator.read_ticket(file).state)
     assert ours.images == 1000 and ours.correct == round(1000 * theirs)

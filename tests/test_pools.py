@@ -9,6 +9,7 @@ from utils.evaluation import Score
 from utils.pool_runs import PoolRun
 from utils.pools import PAPER_COEFFICIENTS, Pool, ema, greedy, neighbours, search, swa
 from utils.tickets import Ticket, TicketFile
+from utils.workers import Workers
 
 
 def state(*weights: float) -> dict[str, torch.Tensor]:
@@ -90,6 +91,34 @@ def test_the_next_candidate_meets_the_pool_and_not_the_start():
     )
     assert pool.state["w"].item() == 3.0
     assert pool.shares == {0: 0.25, 1: 0.25, 2: 0.5}
+
+
+def test_a_coefficient_that_the_search_leaves_out_has_no_score():
+    pool = search(
+        start_from(8.0, score=5.0),
+        readers({1: state(0.0)}),
+        greedy([0.75, 0.25, 0.5], choose=lambda coefficients, score_all: {0.25: score_all([0.25])[0]}),
+        unfinished,
+        score_of({2.0: 6.0}),
+    )
+    assert pool.state["w"].item() == 2.0
+    assert pool.steps[0].scores == [None, 6.0, None]
+    assert (pool.steps[0].coefficient, pool.steps[0].accepted) == (0.25, True)
+
+
+def test_coefficients_tried_at_the_same_time_and_in_any_order_give_the_same_pool():
+    values = {0.25: 2.0, 0.5: 9.0, 0.75: 9.0}
+    scores = score_of({8 * coefficient: value for coefficient, value in values.items()})
+
+    def backwards(function, items):
+        return [*reversed([function(item) for item in reversed(items)])]
+
+    pools = [
+        search(start_from(8.0), readers({1: state(0.0)}), greedy([*values]), unfinished, scores, each=each)
+        for each in (map, backwards, Workers(3).each)
+    ]
+    assert [pool.state["w"].item() for pool in pools] == [4.0] * 3
+    assert [pool.steps for pool in pools] == [pools[0].steps] * 3
 
 
 @pytest.mark.parametrize("score, accepted", [(7.0, True), (7.0 - 1e-9, False)])
@@ -293,6 +322,7 @@ class FakeEvaluator:
         self.tickets = {ticket.level: ticket for ticket in tickets}
         self.files = [TicketFile(ticket.level, ticket.path) for ticket in tickets]
         self.score, self.purposes, self.tested, self.processes = score, [], 0, SINGLE
+        self.workers = Workers(1)
 
     def read_ticket(self, file: TicketFile) -> Ticket:
         return self.tickets[file.level]

@@ -44,7 +44,8 @@ def images(cifar100) -> ImageData:
 
 @pytest.fixture(scope="module")
 def evaluator(images) -> Evaluator:
-    return Evaluator("resnet20s", models.build("resnet20s", 100, images.mean, images.std), images, batch_size=128)
+    net = models.build("resnet20s", 100, images.mean, images.std)
+    return Evaluator("resnet20s", [net], images, batch_size=128)
 
 
 @pytest.fixture(scope="module")

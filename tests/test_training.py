@@ -292,7 +292,7 @@ class FourImages:
 
 def test_validation_and_test_score_the_state_that_is_given():
     net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
-    evaluator = Evaluator("tiny", net, FourImages(), batch_size=4)
+    evaluator = Evaluator("tiny", [net], FourImages(), batch_size=4)
     says_0 = {"1.weight": torch.tensor([[1.0], [0.0]]), "1.bias": torch.zeros(2)}
     says_1 = {"1.weight": torch.tensor([[0.0], [1.0]]), "1.bias": torch.zeros(2)}
     assert [evaluator.validate(state).accuracy for state in (says_0, says_1, says_0)] == [100.0, 0.0, 100.0]

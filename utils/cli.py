@@ -3,20 +3,29 @@
 import argparse
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import models
+from utils.coefficients import SEARCHES
 from utils.distributed import SINGLE, Processes, connect, find_place
 from utils.errors import UserError
 from utils.imp import PRUNE_TYPES
 from utils.methods import METHODS, method_name
-from utils.parser import Parser, count, epochs_list, nonnegative, positive, share
+from utils.parser import Parser, Preset, count, epochs_list, nonnegative, positive, share
 from utils.pools import PAPER_COEFFICIENTS
 from utils.randomness import derive_seed
+
+# The fastest search whose pools are as good as those of the published one; README has the figures.
+FAST = {"bn_images": 256, "coefficient_search": "hump", "amp": True}
+
+
+def _as_flags(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in settings.items())
 
 
 def add_network_flags(parser: Parser) -> None:
@@ -129,6 +138,18 @@ def add_pool_flags(
     group.add_argument(
         "--bn_images", type=count, default=0, metavar="N", help="training images a recalibration sees; 0: all"
     )
+    group.add_argument(
+        "--coefficient_search",
+        choices=SEARCHES,
+        default="grid",
+        help="score every coefficient (grid), or about half of them, towards the best one (hump)",
+    )
+    group.add_argument(
+        "--fast",
+        action=Preset,
+        settings=FAST,
+        help=f"the same as {_as_flags(FAST)}: see README for what it changes; flags after it win",
+    )
     group = parser.add_argument_group("files")
     group.add_argument(
         *tickets_flags,
@@ -145,6 +166,16 @@ def add_pool_flags(
         type=Path,
         metavar="DIR",
         help="folder of the pools; default: pools/… in the tickets' folder",
+    )
+
+
+def add_jobs_flag(parser: Parser) -> None:
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="coefficients tried at the same time; default: one a CPU thread, on a GPU one",
     )
 
 
@@ -201,6 +232,13 @@ def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Mod
     if args.compile:
         net.compile()
     return net
+
+
+def make_networks(args: argparse.Namespace, data, device: torch.device) -> list[nn.Module]:
+    """As many networks as --jobs says, by default as a CPU has threads to share among the coefficients."""
+    cpu = min(torch.get_num_threads(), len(args.interpolation_value_list))
+    jobs = args.jobs or (cpu if device.type == "cpu" else 1)
+    return [make_network(args, data, device) for _ in range(jobs)]
 
 
 def announcer(args: argparse.Namespace, processes: Processes = SINGLE) -> Callable[[str], None]:

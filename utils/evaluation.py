@@ -4,7 +4,9 @@ Here and in `utils.training` networks run; the algorithms above know state dicts
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import platform
+import queue
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +17,7 @@ from utils.batchnorm import recalibrate
 from utils.distributed import SINGLE, Processes
 from utils.pruning import State
 from utils.tickets import Ticket, TicketFile, fit_to_network, read_ticket
+from utils.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -59,26 +62,31 @@ def total_score(correct: int, images: int, loss_sum: float, processes: Processes
 
 
 class Evaluator:
-    """Scores state dicts on the images of one data set, through one network that lends itself to all of them.
+    """Scores state dicts on the images of one data set, through networks that lend themselves to all of them.
 
-    `net`, an `arch`, is on the data's device; `data` has `bn_batches` and `eval_batches` as those of
-    `CIFAR.dataset.ImageData`. `bn_images` bounds how many training images a recalibration sees (0: all of them).
-    With several `processes`, all call the same methods with the same states, and all get the same scores.
+    `nets`, all of one `arch`, are on the data's device; with several, as many states can be worked on at the same
+    time. `data` has `bn_batches` and `eval_batches` as those of `CIFAR.dataset.ImageData`. `bn_images` bounds how many
+    training images a recalibration sees (0: all of them). With several `processes`, all call the same methods with the
+    same states one after another, and all get the same scores.
     """
 
     def __init__(
         self,
         arch: str,
-        net: nn.Module,
+        nets: Sequence[nn.Module],
         data,
         batch_size: int,
         bn_images: int = 0,
         amp: bool = False,
         processes: Processes = SINGLE,
     ):
-        self.arch, self.net, self.data, self.processes = arch, net, data, processes
+        self.arch, self.net, self.data, self.processes = arch, nets[0], data, processes
         self.batch_size, self.bn_images, self.amp = batch_size, bn_images, amp
-        self.device = next(net.parameters()).device
+        self.device = next(self.net.parameters()).device
+        self.workers = Workers(len(nets))
+        self._idle = queue.SimpleQueue()
+        for net in nets:
+            self._idle.put(net)
 
     def read_ticket(self, file: TicketFile) -> Ticket:
         """The ticket on the device, checked to be one of this network."""
@@ -93,11 +101,10 @@ class Evaluator:
 
         `purpose` selects them and their augmentation where the data draws them anew; ImageNet's stay the same.
         """
-        self._load(state)
         batches = self.data.bn_batches(self.batch_size, *purpose, limit=self.bn_images)
-        with self._precision():
-            recalibrate(self.net, (images for images, _ in batches), self.processes)
-        return {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+        with self._network(state) as net:
+            recalibrate(net, self.workers.watched(images for images, _ in batches), self.processes)
+            return {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     def validate(self, state: State) -> Score:
         return self._score(state, "val")
@@ -107,17 +114,36 @@ class Evaluator:
         return self._score(state, "test")
 
     def _score(self, state: State, split: str) -> Score:
-        self._load(state)
-        with self._precision():
-            return evaluate(self.net, self.data.eval_batches(split), self.processes)
+        with self._network(state) as net:
+            return evaluate(net, self.workers.watched(self.data.eval_batches(split)), self.processes)
 
-    def _load(self, state: State) -> None:
-        self.net.load_state_dict(state)
-
-    def _precision(self) -> contextlib.AbstractContextManager:
-        return autocast(self.device, self.amp)
+    @contextlib.contextmanager
+    def _network(self, state: State) -> Iterator[nn.Module]:
+        """A network that nobody else works with, holding `state`."""
+        net = self._idle.get()
+        try:
+            net.load_state_dict(state)
+            with autocast(self.device, self.amp):
+                yield net
+        finally:
+            self._idle.put(net)
 
 
 def autocast(device: torch.device, amp: bool) -> contextlib.AbstractContextManager:
     """bfloat16 arithmetic where it is safe, or none; weights and batch-norm statistics stay in float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp and has_bfloat16(device))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16; where it would only imitate that, float32 is faster and better."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Torch knows x86 alone; of other CPUs the best is believed.
+    return torch.cpu._is_avx512_bf16_supported() if platform.machine() in ("x86_64", "AMD64") else True
+
+
+def precision_name(device: torch.device, amp: bool) -> str:
+    """What arithmetic `autocast` gives, for the log."""
+    if amp and not has_bfloat16(device):
+        return "float32 (it has no bfloat16 for --amp)"
+    return "bfloat16" if amp else "float32"

@@ -10,6 +10,7 @@ from torch import nn
 from utils import tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
+from utils.evaluation import precision_name
 from utils.imp import ImpRun, ImpSettings
 from utils.provenance import claim_folder, describe_run
 from utils.tickets import RunFiles
@@ -32,7 +33,8 @@ def run_imp(
     before = _claim(files, description, processes)["settings"].get("processes", processes.world)
     if before != processes.world:
         say(f"{processes.world} processes where there were {before}: it goes on, but not bit for bit")
-    say(f"{args.prune_type} tickets of {args.arch} on {args.dataset} {data.sizes}, {device}: {files.folder}")
+    where = f"{device} in {precision_name(device, args.amp)}"
+    say(f"{args.prune_type} tickets of {args.arch} on {args.dataset} {data.sizes}, {where}: {files.folder}")
     ImpRun(net, data, settings, files, say, processes).run()
     if processes.is_main:
         print(f"tickets of {args.pruning_times} levels are in {files.folder}", flush=True)

@@ -7,10 +7,11 @@ from typing import Any
 from torch import nn
 
 from utils import tickets
+from utils.coefficients import SEARCHES
 from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
-from utils.evaluation import Evaluator
+from utils.evaluation import Evaluator, precision_name
 from utils.pool_runs import PoolRun, results_table
 from utils.pools import PAPER_COEFFICIENTS, Method, ema, greedy, swa
 from utils.provenance import describe_run
@@ -31,9 +32,16 @@ def splits_images(args: argparse.Namespace) -> bool:
 
 
 def run_method(
-    args: argparse.Namespace, net: nn.Module, data, say: Callable[[str], None], processes: Processes = SINGLE
+    args: argparse.Namespace,
+    nets: Sequence[nn.Module],
+    data,
+    say: Callable[[str], None],
+    processes: Processes = SINGLE,
 ) -> None:
-    """Do what --interpolate_method asks with the tickets of --checkpoint, and print its table."""
+    """Do what --interpolate_method asks with the tickets of --checkpoint, and print its table.
+
+    `nets` are as many networks as shall be scored at the same time.
+    """
     source = args.checkpoint or tickets.run_folder(
         args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed
     )
@@ -41,9 +49,10 @@ def run_method(
     levels = _chosen_levels(args.levels, files)
     folder = args.save_dir or tickets.pools_folder(source, _folder_name(args))
     in_step = processes if processes.world == 1 or splits_images(args) else SINGLE
-    evaluator = Evaluator(args.arch, net, data, args.batch_size, args.bn_images, args.amp, in_step)
+    evaluator = Evaluator(args.arch, nets, data, args.batch_size, args.bn_images, args.amp, in_step)
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
-    say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {evaluator.device}: {folder}")
+    where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
+    say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
     digests = _read_all(files, evaluator, say)
     if args.interpolate_method == CONNECTIVITY:
         run = ConnectivityRun(files, evaluator, args.seed, folder, description, say, digests)
@@ -62,7 +71,7 @@ def _method(args: argparse.Namespace) -> Method:
         return swa()
     if args.interpolate_method == "interpolate_ema":
         return ema(args.EMA_value)
-    return greedy(args.interpolation_value_list)
+    return greedy(args.interpolation_value_list, SEARCHES[args.coefficient_search])
 
 
 def method_label(settings: Mapping[str, Any]) -> str:

@@ -4,9 +4,9 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from utils.errors import UserError
 
@@ -27,6 +27,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+class Preset(argparse.Action):
+    """A flag that stands for several others; what is given after it on the command line wins."""
+
+    def __init__(self, *args, settings: Mapping[str, Any], **kwargs):
+        super().__init__(*args, nargs=0, default=argparse.SUPPRESS, **kwargs)
+        self.settings = settings
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        for name, value in self.settings.items():
+            setattr(namespace, name, value)
 
 
 def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:

@@ -120,6 +120,7 @@ class PoolRun:
 
             def after_step(pool: Pool) -> None:
                 bar.clear()
+                bar.total -= pool.steps[-1].scores.count(None)
                 self.say(_step_line(pool.steps[-1]))
                 if self.writes:
                     self._save_unfinished(file, pool)
@@ -131,6 +132,7 @@ class PoolRun:
                 lambda state, number: self._prune_and_recalibrate(ticket, state, number),
                 validate,
                 after_step,
+                self.evaluator.workers.each,
             )
 
     def _prune_and_recalibrate(self, ticket: Ticket, state: State, number: int) -> State:
@@ -207,7 +209,8 @@ def _on_cpu(state: State) -> State:
 
 def _step_line(step: Step) -> str:
     """What one candidate scored with each coefficient, and what became of it."""
-    scores = "  ".join(f"{c:g}: {score:.2f}" for c, score in zip(step.coefficients, step.scores, strict=True))
+    tried = [pair for pair in zip(step.coefficients, step.scores, strict=True) if pair[1] is not None]
+    scores = "  ".join(f"{coefficient:g}: {score:.2f}" for coefficient, score in tried)
     verdict = f"accepted at {step.coefficient:g}" if step.accepted else "rejected, the pool is better"
     return f"  with level {step.candidate:2d}: {verdict}  ({scores})"
 

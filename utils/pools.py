@@ -4,10 +4,12 @@ Average, SWA and EMA are the same search with other coefficients and another rul
 state dicts and two callables, so it pools whatever has a state dict; images and devices are the callables' business.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from utils.coefficients import CoefficientSearch, grid
 from utils.interpolation import interpolate
 from utils.pruning import State
 
@@ -20,16 +22,17 @@ class Method:
     """How candidates enter a pool.
 
     `coefficients(k)` are the shares (0..1) that the pool may keep when its k-th candidate (from 1) is tried;
-    `accept_all` takes each candidate whatever it scores.
+    `accept_all` takes each candidate whatever it scores; `choose` says which of the coefficients get a score.
     """
 
     coefficients: Callable[[int], Sequence[float]]
     accept_all: bool = False
+    choose: CoefficientSearch = grid
 
 
-def greedy(coefficients: Sequence[float] = PAPER_COEFFICIENTS) -> Method:
+def greedy(coefficients: Sequence[float] = PAPER_COEFFICIENTS, choose: CoefficientSearch = grid) -> Method:
     """Lottery Pools: the best coefficient for each candidate, accepted unless the score falls. `[0.5]` is averaging."""
-    return Method(lambda _: coefficients)
+    return Method(lambda _: coefficients, choose=choose)
 
 
 def swa() -> Method:
@@ -44,11 +47,14 @@ def ema(decay: float) -> Method:
 
 @dataclass
 class Step:
-    """One candidate tried: the score of each coefficient, the best coefficient, and whether it became the pool."""
+    """One candidate tried: the score of each coefficient, the best coefficient, and whether it became the pool.
+
+    A coefficient that the search left out has no score (None).
+    """
 
     candidate: int
     coefficients: list[float]
-    scores: list[float]
+    scores: list[float | None]
     coefficient: float
     accepted: bool
 
@@ -81,6 +87,7 @@ def search(
     finish: Callable[[State, int], State],
     score: Callable[[State], float],
     after_step: Callable[[Pool], None] = lambda pool: None,
+    each: Callable[[Callable, Iterable], Iterable] = map,
 ) -> Pool:
     """Try the candidates in their order on `pool`, which holds the start and its score; returns it, grown.
 
@@ -91,37 +98,48 @@ def search(
         score: what counts as better; higher is. Never by test images.
         after_step: called after each candidate, to report and to save. A pool saved then goes on where it stopped:
             candidates that its steps have are not tried again.
+        each: calls a function with each of several items, as `map` does; it may do so at the same time.
     """
     for number, (level, read) in enumerate(candidates, start=1):
         if number <= len(pool.steps):
             continue
         coefficients = list(method.coefficients(number))
-        best, scores = _try_coefficients(
-            pool.state, read(), coefficients, lambda state, number=number: finish(state, number), score
-        )
-        coefficient, best_score = coefficients[scores.index(max(scores))], max(scores)
-        accepted = method.accept_all or best_score >= pool.score
+        trials = _Trials(pool.state, read(), coefficients, lambda state, number=number: finish(state, number), score)
+        scores = method.choose(coefficients, lambda chosen, trials=trials: list(each(trials.try_one, chosen)))
+        accepted = method.accept_all or trials.best_score >= pool.score
         if accepted:
-            pool.state, pool.score = best, best_score
-            pool.shares = {member: share * coefficient for member, share in pool.shares.items()}
-            pool.shares[level] = pool.shares.get(level, 0.0) + 1 - coefficient
-        pool.steps.append(Step(level, coefficients, scores, coefficient, accepted))
+            pool.state, pool.score = trials.best, trials.best_score
+            pool.shares = {member: share * trials.coefficient for member, share in pool.shares.items()}
+            pool.shares[level] = pool.shares.get(level, 0.0) + 1 - trials.coefficient
+        step_scores = [scores.get(coefficient) for coefficient in coefficients]
+        pool.steps.append(Step(level, coefficients, step_scores, trials.coefficient, accepted))
         after_step(pool)
     return pool
 
 
-def _try_coefficients(
-    pool: State,
-    candidate: State,
-    coefficients: Sequence[float],
-    finish: Callable[[State], State],
-    score: Callable[[State], float],
-) -> tuple[State, list[float]]:
-    """The best of the finished interpolations of pool and candidate (the first of equals), and all their scores."""
-    best, scores = pool, []
-    for coefficient in coefficients:
-        trial = finish(interpolate(pool, candidate, coefficient))
-        scores.append(score(trial))
-        if scores[-1] > max(scores[:-1], default=float("-inf")):
-            best = trial
-    return best, scores
+class _Trials:
+    """Interpolations of pool and candidate, of which only the best finished one is kept (the first of equals)."""
+
+    def __init__(
+        self,
+        pool: State,
+        candidate: State,
+        coefficients: Sequence[float],
+        finish: Callable[[State], State],
+        score: Callable[[State], float],
+    ):
+        self.pool, self.candidate, self.coefficients = pool, candidate, coefficients
+        self.finish, self.score = finish, score
+        self.best, self.best_score, self.coefficient = pool, float("-inf"), coefficients[0]
+        self._lock = threading.Lock()  # several may be tried at the same time
+
+    def try_one(self, coefficient: float) -> float:
+        trial = self.finish(interpolate(self.pool, self.candidate, coefficient))
+        score = self.score(trial)
+        with self._lock:
+            if self._rank(score, coefficient) > self._rank(self.best_score, self.coefficient):
+                self.best, self.best_score, self.coefficient = trial, score, coefficient
+        return score
+
+    def _rank(self, score: float, coefficient: float) -> tuple[float, int]:
+        return score, -self.coefficients.index(coefficient)

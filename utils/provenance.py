@@ -18,7 +18,7 @@ from utils.errors import UserError
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
 FREE_FLAGS = {
     *("data", "data_url", "save_dir", "checkpoint", "resume"),
-    *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "timeout"),
+    *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout"),
     *("print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
     *("levels", "pruning_times"),
 }
