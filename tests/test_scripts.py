@@ -1,5 +1,6 @@
 """Both CIFAR scripts from their command lines to their files, on digits, in seconds."""
 
+import argparse
 import csv
 import itertools
 import json
@@ -400,6 +401,32 @@ def test_bfloat16_search_runs_and_keeps_float32_weights(small_tickets, tmp_path)
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
 
 
+def test_fast_stands_for_its_flags_and_flags_after_it_win():
+    parse = Lottery_pools.build_parser().parse_args
+    fast = ["--bn_images", "256", "--coefficient_search", "hump", "--amp"]
+    assert vars(parse(["--fast"])) == vars(parse(fast))
+    assert parse(["--fast", "--bn_images", "512"]).bn_images == 512
+
+
+def test_hump_leaves_coefficients_out_of_the_log_and_marks_them_in_the_file(small_tickets, tmp_path, capfd):
+    folder = tmp_path / "pools"
+    files = ["--checkpoint", str(small_tickets), "--save_dir", str(folder)]
+    Lottery_pools.main([*SMALL, *files, "--coefficient_search", "hump", "--levels", "1", "--search_num", "1"])
+    (step,) = pools_json(folder)["pools"][0]["steps"]
+    assert step["coefficients"] == PAPER_LIST
+    tried = [c for c, score in zip(PAPER_LIST, step["scores"], strict=True) if score is not None]
+    assert 4 < len(tried) <= 6
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("  with level")]
+    assert [float(word) for word in re.findall(r"([\d.]+): ", line)] == tried
+
+
+def test_the_number_of_jobs_may_change_between_two_commands_of_one_search(small_tickets, tmp_path):
+    files = ["--checkpoint", str(small_tickets), "--save_dir", str(tmp_path / "pools")]
+    Lottery_pools.main([*SMALL, *LIST, *files, "--levels", "0", "--jobs", "1"])
+    Lottery_pools.main([*SMALL, *LIST, *files, "--jobs", "2"])
+    assert [entry["level"] for entry in pools_json(tmp_path / "pools")["pools"]] == [0, 1, 2]
+
+
 # The line between tickets
 
 
@@ -464,6 +491,7 @@ IMAGES_AND_NETWORK |= {"arch": "resnet18", "seed": 41, "batch_size": 128, "amp":
 TRAINING = {"epochs": 182, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "warmup": 0, "decreasing_lr": (91, 136)}
 PRUNING = {"pruning_times": 19, "rate": 0.2, "prune_type": "rewind_lt", "rewind_epoch": 9, "random_prune": False}
 POOLS = {"interpolate_method": "Lottery_pools", "interpolation_value_list": PAPER_LIST, "search_num": 19}
+POOLS |= {"coefficient_search": "grid", "jobs": None}
 POOLS |= {"EMA_value": 0.95, "bn_images": 0, "levels": None, "prune_type": "rewind_lt", "rewind_epoch": 9}
 
 
@@ -480,7 +508,8 @@ def test_defaults_are_the_papers(script, expected):
 def test_help_names_the_default_of_every_flag_that_has_one(script):
     parser = script.build_parser()
     formatter = parser._get_formatter()
-    flags = [action for action in parser._actions if action.dest != "help"]
+    # A preset stands for other flags and has no value of its own.
+    flags = [action for action in parser._actions if action.default is not argparse.SUPPRESS]
     assert len(flags) == len(defaults(script))
     for action in flags:
         says_something = action.default is not None and action.default is not False

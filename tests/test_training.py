@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 from torch.optim.lr_scheduler import MultiStepLR
 
-from utils.evaluation import Evaluator, Score, evaluate
+from utils.evaluation import Evaluator, Score, autocast, evaluate, precision_name
 from utils.training import Schedule, make_optimizer, train_epoch
 
 
@@ -144,7 +144,29 @@ def test_more_or_fewer_rates_than_batches_are_an_error(rates):
         train_epoch(net, make_optimizer(net, 0.1, 0.9, 0.0), make_batches(2), rates)
 
 
-def test_mixed_precision_leaves_weights_and_statistics_in_float32():
+def test_fused_steps_equal_plain_ones_to_rounding():
+    nets = make_net(), make_net()
+    plain = torch.optim.SGD(nets[1].parameters(), 0.1, momentum=0.9, weight_decay=1e-4, foreach=False, fused=False)
+    for net, optimizer in zip(nets, (make_optimizer(nets[0], 0.1, 0.9, 1e-4), plain), strict=True):
+        train_epoch(net, optimizer, make_batches(6), [0.1, 0.05] * 3, half_masks(net))
+    torch.testing.assert_close(nets[0].state_dict(), nets[1].state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_on_a_cpu_odd_batches_alone_are_laid_out_channel_by_channel():
+    """Torch 2.15 corrupts memory in the backward pass of an odd number of channels-last images."""
+    net, seen = make_net(), []
+    net.register_forward_pre_hook(lambda _, args: seen.append((len(args[0]), args[0].is_contiguous())))
+    batches = [
+        (images.to(memory_format=torch.channels_last), labels)
+        for size in (8, 7)
+        for images, labels in make_batches(1, size)
+    ]
+    train_epoch(net, make_optimizer(net, 0.1, 0.9, 0.0), batches, [0.1, 0.1])
+    assert seen == [(8, False), (7, True)]
+
+
+def test_mixed_precision_leaves_weights_and_statistics_in_float32(monkeypatch):
+    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
     net, exact = make_net(), make_net()
     mask = half_masks(net)
     train_epoch(net, make_optimizer(net, 0.1, 0.9, 1e-4), make_batches(3), [0.1] * 3, mask, amp=True)
@@ -153,6 +175,19 @@ def test_mixed_precision_leaves_weights_and_statistics_in_float32():
     assert all((net.get_parameter(name)[~part] == 0).all() for name, part in mask.items())
     assert not torch.equal(net[6].weight, exact[6].weight)
     assert torch.allclose(net[6].weight, exact[6].weight, atol=0.05)
+
+
+def test_a_device_without_bfloat16_computes_in_float32_and_says_so(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: False)
+    with autocast(cpu, amp=True):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert precision_name(cpu, amp=True).startswith("float32 (")
+    assert precision_name(cpu, amp=False) == "float32"
+    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
+    with autocast(cpu, amp=True):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    assert precision_name(cpu, amp=True) == "bfloat16"
 
 
 # The learning-rate schedule.

@@ -1,0 +1,134 @@
+"""Whole runs in processes of their own, in turn (A B A B), and what they say of time, memory and machine."""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import models
+from utils.provenance import describe_run
+from utils.report import format_table
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def in_turn(
+    command: Callable[[str, int], Sequence[str]], names: Sequence[str], rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """What the command of each name prints as JSON on its last line, one after another in every round (from 0)."""
+    results = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names:
+            done = subprocess.run(command(name, number), capture_output=True, text=True)
+            if done.returncode != 0:
+                sys.exit(f"{name} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+            results[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"round {number + 1}  {name:<20} {results[name][-1]['seconds']:8.2f} s", flush=True)
+    return results
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> dict[str, Any]:
+    """Seconds that `work` takes, the peak memory of this process (MB; on a GPU torch's own), and what it returns."""
+    begun = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - begun
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    measured = {"seconds": seconds, "memory_mb": memory, "result": result}
+    if device.type == "cuda":
+        measured["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return measured
+
+
+def median(runs: Sequence[Mapping[str, Any]], key: str = "seconds") -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def ratios(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> list[float]:
+    """How many times faster than the baseline of the same round each run was."""
+    return [base["seconds"] / run["seconds"] for run, base in zip(runs, baseline, strict=True)]
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large square matrix product, the best of several: what this machine can reach at most."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.rand(side, side, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(8):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        begun = time.perf_counter()
+        product = a @ a
+        float(product[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - begun)
+    return 2 * side**3 / best
+
+
+def forward_flops(arch: str, side: int = 32, classes: int = 100) -> int:
+    """FLOP of one image through the network, two for each multiply-add."""
+    net = models.build(arch, classes, [0.5] * 3, [0.25] * 3).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, side, side))
+    return counter.get_total_flops()
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What ran this: processor, threads, versions, and the measured peaks in GFLOP/s."""
+    about = describe_run({}, device, {})["versions"]
+    peaks = {str(dtype).removeprefix("torch."): matmul_peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return {
+        **about,
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
+    }
+
+
+def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def save(folder: Path, name: str, title: str, content: dict[str, Any], header: Sequence[str], rows: list) -> None:
+    """Write `name`.json and `name`.md into `folder`, and print the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    about = content["machine"]
+    lines = [
+        f"# {title}",
+        "",
+        f"`{about['command']}`",
+        "",
+        f"{about['device'] if about['device'] != 'cpu' else about['processor']}, {about['threads']} threads of "
+        f"{about['cores']} cores; PyTorch {about['torch']}, Python {about['python']}, revision {about['revision']}. "
+        + "Measured peak of a matrix product: "
+        + ", ".join(f"{peak:,.0f} GFLOP/s in {dtype}" for dtype, peak in about["peak_gflops"].items())
+        + ".",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|{'---|' * len(header)}",
+        *(f"| {' | '.join(map(str, row))} |" for row in rows),
+        "",
+    ]
+    (folder / f"{name}.md").write_text("\n".join(lines))
+    print(format_table(header, rows))

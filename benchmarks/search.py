@@ -1,0 +1,184 @@
+"""Time the search against the published protocol: same tickets, images, machine and number of threads, in turn.
+
+    python benchmarks/search.py --tickets DIR --data FILE.npz --arch resnet20s
+    python benchmarks/search.py --tickets DIR --data FILE.npz --arch resnet18 --device cuda --levels 3 --rounds 3
+
+Writes search.json and search.md. Seconds are those of a whole run in a process of its own (images and tickets read,
+pools searched, tested and written), without Python's start and imports; ratios are taken round by round.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks import measure, published
+from CIFAR import Lottery_pools
+from utils import checkpoint, pool_runs, pools
+from utils.evaluation import Evaluator
+from utils.pools import PAPER_COEFFICIENTS
+
+VARIANTS = {
+    "defaults": [],
+    "one-job": ["--jobs", "1"],
+    "compile": ["--compile"],
+    "amp": ["--amp"],
+    "hump": ["--coefficient_search", "hump"],
+    "bn256": ["--bn_images", "256"],
+    "fast": ["--fast"],
+    "fast-compile": ["--fast", "--compile"],
+}
+STEPS = {
+    "load": (Evaluator, "read_ticket"),
+    "interpolate": (pools, "interpolate"),
+    "prune": (pool_runs, "largest_magnitudes"),
+    "recalibrate": (Evaluator, "recalibrate"),
+    "validate": (Evaluator, "validate"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tickets", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="an .npz file of 32×32 images")
+    parser.add_argument("--arch", default="resnet20s")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=10_000, help="training and validation images together")
+    parser.add_argument("--val_images", type=int, default=1_000)
+    parser.add_argument("--levels", type=int, nargs="+", default=[2], help="tickets to start from")
+    parser.add_argument("--search_num", type=int, default=1, help="candidates for each start")
+    parser.add_argument("--coefficients", type=float, nargs="+", default=list(PAPER_COEFFICIENTS))
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
+    parser.add_argument("--run", choices=("published", *VARIANTS), help=argparse.SUPPRESS)  # one run, in its process
+    return parser
+
+
+def run_published(args: argparse.Namespace) -> list[tuple[float, float]]:
+    data = published.loaders(args.data, args.images - args.val_images, args.val_images, args.batch_size)
+    search = published.Search(
+        args.tickets, args.arch, published.class_count(args.data), data, torch.device(args.device)
+    )
+    return [search.pool(level, args.search_num, args.coefficients) for level in args.levels]
+
+
+def run_ours(args: argparse.Namespace) -> dict:
+    """A run of `Lottery_pools.py` with the flags of one variant: its results, and seconds by step over all workers."""
+    clock = dict.fromkeys(STEPS, 0.0)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as patches:
+        for name, (owner, function) in STEPS.items():
+            patches.enter_context(_stopwatch(clock, name, owner, function, args.device))
+        Lottery_pools.main(_command(args, folder) + VARIANTS[args.run])
+        entries = checkpoint.load_json(Path(folder, "pools.json"))["pools"]
+    trials = sum(score is not None for entry in entries for step in entry["steps"] for score in step["scores"])
+    return {"clock": clock, "trials": trials, "accuracy": [entry["pool_test_accuracy"] for entry in entries]}
+
+
+def _command(args: argparse.Namespace, folder: str) -> list[str]:
+    flags = {
+        "dataset": "npz",
+        "data": args.data,
+        "data_limit": args.images,
+        "val_images": args.val_images,
+        "arch": args.arch,
+        "device": args.device,
+        "batch_size": args.batch_size,
+        "search_num": args.search_num,
+        "checkpoint": args.tickets,
+        "save_dir": folder,
+    }
+    single = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    return [
+        *single,
+        *("--interpolation_value_list", *map(str, args.coefficients)),
+        *("--levels", *map(str, args.levels)),
+        "--quiet",
+    ]
+
+
+@contextlib.contextmanager
+def _stopwatch(clock: dict[str, float], name: str, owner, function: str, device: str):
+    """Adds up what the calls of a function take. On a GPU each call is waited for, which costs a little."""
+    original, lock = getattr(owner, function), threading.Lock()
+
+    @functools.wraps(original)
+    def watched(*args, **kwargs):
+        begun = time.perf_counter()
+        result = original(*args, **kwargs)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        with lock:
+            clock[name] += time.perf_counter() - begun
+        return result
+
+    setattr(owner, function, watched)
+    try:
+        yield
+    finally:
+        setattr(owner, function, original)
+
+
+def images_forwarded(args: argparse.Namespace, name: str, run: dict) -> int:
+    """Images that went through a network: of the trials and, in the published protocol, of the scores around them."""
+    train, val = args.images - args.val_images, args.val_images
+    if name == "published":
+        candidates = len(args.levels) * args.search_num
+        return candidates * (len(args.coefficients) * (train + val) + 2 * val)
+    recalibrated = min(256, train) if name in ("bn256", "fast", "fast-compile") else train
+    return run["result"]["trials"] * (recalibrated + val)
+
+
+def table(args: argparse.Namespace, results: dict, about: dict) -> list[list]:
+    flops, rows = measure.forward_flops(args.arch), []
+    for name, runs in results.items():
+        rate = images_forwarded(args, name, runs[0]) / measure.median(runs)
+        dtype = "bfloat16" if name in ("amp", "fast", "fast-compile") else "float32"
+        ratios = measure.ratios(runs, results["published"])
+        rows.append(
+            [
+                " ".join(VARIANTS.get(name, ())) or name,
+                f"{measure.median(runs):.2f}",
+                f"{sorted(ratios)[len(ratios) // 2]:.1f}× ({min(ratios):.1f}–{max(ratios):.1f})",
+                f"{rate:,.0f}",
+                f"{100 * rate * flops / 1e9 / about['peak_gflops'][dtype]:.0f} % ({dtype})",
+                f"{measure.median(runs, 'memory_mb'):.0f}",
+                _shares(runs[-1]["result"]) if name != "published" else "",
+            ]
+        )
+    return rows
+
+
+def _shares(result: dict) -> str:
+    total = sum(result["clock"].values())
+    return ", ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in result["clock"].items())
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    device = torch.device(args.device)
+    if args.run:
+        work = run_published if args.run == "published" else run_ours
+        print(json.dumps(measure.timed(lambda: work(args), device)))
+        return
+    names = ["published", *args.variants]
+    results = measure.in_turn(lambda name, _: [sys.executable, *sys.argv, "--run", name], names, args.rounds)
+    about = measure.machine(device)
+    header = ["search", "seconds", "faster", "images/s", "of the peak", "memory MB", "time goes to (%)"]
+    content = {"settings": measure.plain_settings(args), "machine": about, "runs": results}
+    title = f"Search: {args.arch}, {len(args.levels)} starts × {args.search_num} candidates"
+    measure.save(args.out, "search", title, content, header, table(args, results, about))
+
+
+if __name__ == "__main__":
+    main()

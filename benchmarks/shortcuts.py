@@ -1,0 +1,157 @@
+"""What the search's shortcuts change: decisions and test accuracy against the search as published, on real tickets.
+
+    python benchmarks/shortcuts.py --tickets DIR [DIR ...] --data FILE.npz --val_images 1000 --work FOLDER
+
+The reference scores every coefficient in float32 after recalibrating on all training images. Each shortcut searches
+from the same tickets; all runs go to FOLDER and can be stopped and gone on with. Writes shortcuts.json, shortcuts.md
+and shortcuts.png. A start's first candidate meets the same pool whatever the shortcut, so its scores can be compared
+one by one; later ones need not, and are compared by the accuracy of the pools.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from benchmarks import measure
+from CIFAR import Lottery_pools
+from utils import checkpoint
+
+REFERENCE = "reference"
+BN_IMAGES = (64, 128, 256, 512, 1024, 2048)
+SHORTCUTS = {
+    REFERENCE: [],
+    "amp": ["--amp"],
+    **{f"amp, {count} images": ["--amp", "--bn_images", str(count)] for count in BN_IMAGES},
+    **{
+        f"amp, {count} images, hump": ["--amp", "--bn_images", str(count), "--coefficient_search", "hump"]
+        for count in (128, 256, 512, 1024)
+    },
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tickets", type=Path, nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--val_images", type=int, required=True)
+    parser.add_argument("--arch", default="resnet20s")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--search_num", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[41], help="of the search: other images recalibrate")
+    parser.add_argument("--shortcuts", nargs="+", choices=SHORTCUTS, default=list(SHORTCUTS), metavar="NAME")
+    parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
+    return parser
+
+
+def entries(args: argparse.Namespace, name: str) -> list[dict]:
+    """The pools of all folders and seeds by one shortcut, searched now where they are not there yet."""
+    found = []
+    for tickets in args.tickets:
+        for seed in args.seeds:
+            folder = args.work / f"{tickets.name} {seed} {name}".replace(" ", "_").replace(",", "")
+            flags = {
+                "dataset": "npz",
+                "data": args.data,
+                "val_images": args.val_images,
+                "arch": args.arch,
+                "device": args.device,
+                "search_num": args.search_num,
+                "seed": seed,
+                "checkpoint": tickets,
+                "save_dir": folder,
+            }
+            command = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
+            Lottery_pools.main([*command, *SHORTCUTS[name]])
+            found += checkpoint.load_json(folder / "pools.json")["pools"]
+    return found
+
+
+def compare(found: list[dict], reference: list[dict]) -> dict[str, float]:
+    """How the pools of a shortcut stand against those of the reference, start by start."""
+    firsts = [(mine["steps"][0], theirs["steps"][0]) for mine, theirs in zip(found, reference, strict=True)]
+    differences = [
+        mine["pool_test_accuracy"] - theirs["pool_test_accuracy"] for mine, theirs in zip(found, reference, strict=True)
+    ]
+    gains = [entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in found]
+    whole = [pair for pair in firsts if None not in pair[0]["scores"]]
+    return {
+        "starts": len(found),
+        "rank_correlation": statistics.mean(spearmanr(a["scores"], b["scores"]).statistic for a, b in whole)
+        if whole
+        else None,
+        "same_verdict": statistics.mean(a["accepted"] == b["accepted"] for a, b in firsts),
+        "coefficient_distance": statistics.mean(abs(a["coefficient"] - b["coefficient"]) for a, b in firsts),
+        "scored": statistics.mean(
+            sum(score is not None for score in step["scores"]) for entry in found for step in entry["steps"]
+        ),
+        "gain": statistics.mean(gains),
+        "differences": differences,
+        "difference": statistics.mean(differences),
+        "difference_error": statistics.stdev(differences) / len(differences) ** 0.5,
+    }
+
+
+def plot(results: dict[str, dict], path: Path) -> None:
+    """The pools' test accuracy against the images of a recalibration, as a difference to the reference."""
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for label, suffix, marker in (("every coefficient", "", "o"), ("hump", ", hump", "s")):
+        names = {count: f"amp, {count} images{suffix}" for count in BN_IMAGES}
+        points = [(count, results[name]) for count, name in names.items() if name in results]
+        if points:
+            axes.errorbar(
+                [count for count, _ in points],
+                [point["difference"] for _, point in points],
+                [point["difference_error"] for _, point in points],
+                marker=marker,
+                capsize=3,
+                label=label,
+            )
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.axhspan(-0.1, 0.1, color="tab:green", alpha=0.15, label="±0.1 points")
+    axes.set(xscale="log", xlabel="training images a recalibration sees (--bn_images)")
+    axes.set_ylabel("test accuracy of the pools\nagainst the reference (points)")
+    axes.set_xticks(BN_IMAGES, [str(count) for count in BN_IMAGES])
+    axes.minorticks_off()
+    axes.legend()
+    figure.savefig(path, dpi=200)
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    pools = {name: entries(args, name) for name in dict.fromkeys([REFERENCE, *args.shortcuts])}
+    results = {name: compare(found, pools[REFERENCE]) for name, found in pools.items()}
+    rows = [
+        [
+            name,
+            f"{result['scored']:.1f}",
+            "" if result["rank_correlation"] is None else f"{result['rank_correlation']:.2f}",
+            f"{100 * result['same_verdict']:.0f} %",
+            f"{result['coefficient_distance']:.3f}",
+            f"{result['gain']:+.2f}",
+            f"{result['difference']:+.3f} ± {result['difference_error']:.3f}",
+        ]
+        for name, result in results.items()
+    ]
+    header = ["search", "coefficients scored", "rank correlation", "same verdict", "distance of coefficients"]
+    header += ["gain over the ticket", "test accuracy against the reference"]
+    content = {
+        "settings": measure.plain_settings(args),
+        "machine": measure.machine(torch.device(args.device)),
+        "results": results,
+    }
+    title = f"Shortcuts of the search: {args.arch}, {results[REFERENCE]['starts']} starts"
+    measure.save(args.out, "shortcuts", title, content, header, rows)
+    plot(results, args.out / "shortcuts.png")
+
+
+if __name__ == "__main__":
+    main()

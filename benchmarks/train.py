@@ -1,0 +1,126 @@
+"""Time training against the classic loop: same network, images, machine and number of threads, in turn.
+
+    python benchmarks/train.py --data FILE.npz --arch resnet20s --images 4000
+    python benchmarks/train.py --data FILE.npz --arch resnet18 --device cuda --images 50000 --val_images 5000
+
+Writes train.json and train.md. Seconds are those of whole epochs (training, validation, test, checkpoints) of a dense
+network in a process of its own, without Python's start and imports; ratios are taken round by round.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks import measure, published
+from CIFAR import main_imp
+from utils import tickets
+from utils.checkpoint import load
+
+VARIANTS = {
+    "defaults": [],
+    "channels-last": ["--channels_last"],
+    "compile": ["--compile"],
+    "amp": ["--amp"],
+    "amp-channels-last": ["--amp", "--channels_last"],
+    "amp-compile": ["--amp", "--compile"],
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="an .npz file of 32×32 images")
+    parser.add_argument("--arch", default="resnet20s")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=5_000, help="training and validation images together")
+    parser.add_argument("--val_images", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=measure.RESULTS / "train", metavar="DIR")
+    parser.add_argument("--seed", type=int, default=41, help="of the first round; each round has its own")
+    parser.add_argument("--run", choices=("published", *VARIANTS), help=argparse.SUPPRESS)  # one run, in its process
+    return parser
+
+
+def run_published(args: argparse.Namespace) -> list[float]:
+    data = published.loaders(args.data, args.images - args.val_images, args.val_images, args.batch_size)
+    classes = published.class_count(args.data)
+    torch.manual_seed(args.seed)
+    return published.train(args.arch, classes, data, torch.device(args.device), args.epochs)
+
+
+def run_ours(args: argparse.Namespace) -> list[float]:
+    """A run of `main_imp.py` over one level; returns validation and test accuracy of the last epoch."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = {
+            "dataset": "npz",
+            "data": args.data,
+            "data_limit": args.images,
+            "val_images": args.val_images,
+            "arch": args.arch,
+            "device": args.device,
+            "batch_size": args.batch_size,
+            "epochs": args.epochs,
+            "pruning_times": 1,
+            "prune_type": "lt",
+            "decreasing_lr": ",".join(map(str, published.milestones(args.epochs))),
+            "seed": args.seed,
+            "save_dir": folder,
+        }
+        command = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        main_imp.main([*command, "--quiet", *VARIANTS[args.run]])
+        curves = load(tickets.RunFiles(Path(folder)).checkpoint(0))["result"]
+    return [curves[name][-1] for name in ("val_ta", "test_ta")]
+
+
+def table(args: argparse.Namespace, results: dict, about: dict) -> list[list]:
+    rows, flops = [], 3 * measure.forward_flops(args.arch)  # backward is two forwards
+    for name, runs in results.items():
+        # Images that were scored after each epoch are left out, so these are a little below the rate of training alone.
+        rate = args.epochs * (args.images - args.val_images) / measure.median(runs)
+        dtype = "bfloat16" if name.startswith("amp") else "float32"
+        ratios = sorted(measure.ratios(runs, results["published"]))
+        accuracy = [run["result"][1] for run in runs]
+        rows.append(
+            [
+                " ".join(VARIANTS.get(name, ())) or name,
+                f"{measure.median(runs):.2f}",
+                f"{ratios[len(ratios) // 2]:.2f}× ({ratios[0]:.2f}–{ratios[-1]:.2f})",
+                f"{rate:,.0f}",
+                f"{100 * rate * flops / 1e9 / about['peak_gflops'][dtype]:.0f} % ({dtype})",
+                f"{measure.median(runs, 'memory_mb'):.0f}",
+                f"{statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy) if len(accuracy) > 1 else 0:.2f}",
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    device = torch.device(args.device)
+    if args.run:
+        work = run_published if args.run == "published" else run_ours
+        print(json.dumps(measure.timed(lambda: work(args), device)))
+        return
+    names = ["published", *args.variants]
+    command = [sys.executable, *sys.argv]
+    results = measure.in_turn(
+        lambda name, number: [*command, "--run", name, "--seed", str(args.seed + number)], names, args.rounds
+    )
+    about = measure.machine(device)
+    header = ["training", "seconds", "faster", "images/s", "of the peak", "memory MB", "test % ± deviation over seeds"]
+    content = {"settings": measure.plain_settings(args), "machine": about, "runs": results}
+    title = f"Training: {args.arch}, {args.epochs} epochs of {args.images - args.val_images:,} images"
+    measure.save(args.out, "train", title, content, header, table(args, results, about))
+
+
+if __name__ == "__main__":
+    main()
