@@ -54,10 +54,8 @@ def loaders(path: Path, train_images: int, val_images: int, batch_size: int) -> 
         "val": PilImages(x[rest], y[rest], plain),
         "test": PilImages(x_test[: train_images + val_images], y_test[: train_images + val_images], plain),
     }
-    return {
-        name: DataLoader(images, batch_size, shuffle=name == "train", num_workers=WORKERS, pin_memory=True)
-        for name, images in sets.items()
-    }
+    options = {"batch_size": batch_size, "num_workers": WORKERS, "pin_memory": torch.cuda.is_available()}
+    return {name: DataLoader(images, shuffle=name == "train", **options) for name, images in sets.items()}
 
 
 @torch.no_grad()

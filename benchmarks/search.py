@@ -176,7 +176,7 @@ def main() -> None:
     about = measure.machine(device)
     header = ["search", "seconds", "faster", "images/s", "of the peak", "memory MB", "time goes to (%)"]
     content = {"settings": measure.plain_settings(args), "machine": about, "runs": results}
-    title = f"Search: {args.arch}, {len(args.levels)} starts × {args.search_num} candidates"
+    title = f"Search: {args.arch}, starts: {len(args.levels)}, candidates for each: {args.search_num}"
     measure.save(args.out, "search", title, content, header, table(args, results, about))
 
 

@@ -521,6 +521,23 @@ def test_nothing_of_an_epoch_without_a_finite_loss_is_kept(tmp_path):
     assert_equal(contents(tmp_path / "broken"), contents(tmp_path / "whole"))
 
 
+def test_scoring_fewer_epochs_changes_which_of_them_can_be_the_ticket_and_nothing_else(tmp_path):
+    lines = []
+    run_imp(tmp_path / "all", epochs=6, pruning_times=2)
+    run_imp(tmp_path / "some", say=lines.append, epochs=6, pruning_times=2, eval_freq=3)
+    for level, scored in ((0, [1, 3, 6]), (1, [2, 3, 6])):  # level 1 goes back to epoch 1: its first is 2
+        every, few = last(tmp_path / "all", level), last(tmp_path / "some", level)
+        assert_equal(few["state_dict"], every["state_dict"])
+        assert few["result"]["train_ta"] == every["result"]["train_ta"]
+        first = 1 + level
+        curve = every["result"]["val_ta"]
+        expected = [curve[max(epoch for epoch in scored if epoch <= now) - first] for now in range(first, 7)]
+        assert few["result"]["val_ta"] == expected
+        assert few["best_sa"] == max(expected)
+        epochs = [line for line in lines if line.startswith(f"level {level} epoch")]
+        assert ["val" in line for line in epochs] == [epoch in scored for epoch in range(first, 7)]
+
+
 def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_not_kept(tmp_path):
     """The training loss is that before the step: only the validation loss can tell."""
     with pytest.raises(UserError, match=r"epoch 1 of level 0\b"):

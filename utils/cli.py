@@ -82,6 +82,13 @@ def add_imp_flags(parser: Parser) -> None:
     group.add_argument(
         "--decreasing_lr", type=epochs_list, default="91,136", metavar="N,N", help="epochs at which it falls tenfold"
     )
+    group.add_argument(
+        "--eval_freq",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="score validation and test every N epochs and in a level's first and last; tickets are of scored epochs",
+    )
     group = parser.add_argument_group("pruning")
     group.add_argument("--pruning_times", type=positive, default=19, metavar="N", help="levels, the dense one included")
     group.add_argument(

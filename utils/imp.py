@@ -6,7 +6,7 @@ every epoch ends in a checkpoint, so a run that was stopped goes on to the same 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,10 +51,15 @@ class ImpSettings:
     weight_decay: float
     seed: int
     amp: bool = False
+    eval_freq: int = 1
 
     def first_epoch(self, level: int) -> int:
         """Where a level's training starts: rewinding takes the learning-rate schedule back with the weights."""
         return self.rewind_epoch if level > 0 and self.prune_type == "rewind_lt" else 0
+
+    def is_scored(self, level: int, epoch: int) -> bool:
+        """Whether validation and test are scored after the 1-based `epoch`: every so many, a level's first and last."""
+        return epoch % self.eval_freq == 0 or epoch in (self.first_epoch(level) + 1, self.epochs)
 
 
 class ImpRun:
@@ -132,35 +137,39 @@ class ImpRun:
     def _train_epoch(self, progress: Snapshot) -> None:
         """Train, score and save one epoch. The ticket is written before the checkpoint that says that it is there."""
         settings, level = self.settings, progress.level
-        train, validation, test = self._train_pass(progress), self._score("val"), self._score("test")
-        self._refuse_divergence(progress, train, validation)
+        scores = {"train_ta": self._train_pass(progress)}
+        if settings.is_scored(level, progress.epoch + 1):
+            scores |= {"val_ta": self._score("val"), "test_ta": self._score("test")}
+        self._refuse_divergence(progress, scores)
         progress.epoch += 1
         # Where torch's scheduler leaves it, for programs that go on with one.
         self.optimizer.param_groups[0]["lr"] = settings.schedule.decayed(progress.epoch)
         progress.state = apply_mask(self._state(), progress.mask)
         progress.optimizer, progress.scheduler = self.optimizer.state_dict(), settings.schedule.state(progress.epoch)
-        for name, score in zip(("train_ta", "val_ta", "test_ta"), (train, validation, test), strict=True):
-            progress.curves[name].append(score.accuracy)
+        for name, curve in progress.curves.items():
+            # Programs that read the curves expect a value for each epoch: one without a score keeps the last.
+            curve.append(scores[name].accuracy if name in scores else curve[-1])
         if level == 0 and settings.prune_type == "rewind_lt" and progress.epoch == settings.rewind_epoch:
             progress.rewind = progress.state
             self._write(self.files.save_rewind, progress.rewind, progress.epoch)
-        is_best = validation.accuracy > progress.best
+        is_best = "val_ta" in scores and scores["val_ta"].accuracy > progress.best
         if is_best:
-            progress.best = validation.accuracy
+            progress.best = scores["val_ta"].accuracy
             self._write(self.files.save_ticket, progress)
         self._write(self.files.save_checkpoint, progress)
+        accuracies = (f"  {name.removesuffix('_ta')} {score.accuracy:6.2f}%" for name, score in scores.items())
         self.say(
-            f"level {level} epoch {progress.epoch:3d}/{settings.epochs}  loss {train.loss:.4f}  "
-            f"train {train.accuracy:6.2f}%  val {validation.accuracy:6.2f}%  test {test.accuracy:6.2f}%"
-            f"{'  best' if is_best else ''}"
+            f"level {level} epoch {progress.epoch:3d}/{settings.epochs}  loss {scores['train_ta'].loss:.4f}"
+            f"{''.join(accuracies)}{'  best' if is_best else ''}"
         )
 
-    def _refuse_divergence(self, progress: Snapshot, train: Score, validation: Score) -> None:
+    def _refuse_divergence(self, progress: Snapshot, scores: Mapping[str, Score]) -> None:
         # The last step of an epoch shows in the validation loss alone.
-        for name, loss in (("training", train.loss), ("validation", validation.loss)):
+        for name, title in (("train_ta", "training"), ("val_ta", "validation")):
+            loss = scores[name].loss if name in scores else 0.0
             if not math.isfinite(loss):
                 raise UserError(
-                    f"{name} loss is {loss} in epoch {progress.epoch + 1} of level {progress.level}: lower --lr "
+                    f"{title} loss is {loss} in epoch {progress.epoch + 1} of level {progress.level}: lower --lr "
                     f"or raise --warmup; the last good checkpoints are in {self.files.folder}"
                 )
 

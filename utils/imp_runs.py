@@ -59,6 +59,7 @@ def imp_settings(args: argparse.Namespace) -> ImpSettings:
         weight_decay=args.weight_decay,
         seed=args.seed,
         amp=args.amp,
+        eval_freq=args.eval_freq,
     )
 
 

@@ -1,0 +1,150 @@
+"""How few coefficients, or images for each, lead to the same choice: ways to search, tried on recorded answers.
+
+    python benchmarks/coefficients.py --tickets DIR --data FILE.npz --val_images 1000
+
+A search scores every coefficient of every candidate and records which validation images each got right; then each way
+is played on the records of one candidate after another. `grid` is the reference; `hump` is `--coefficient_search hump`.
+Writes coefficients.json and coefficients.md.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks import measure
+from CIFAR import Lottery_pools
+from utils import checkpoint
+from utils.coefficients import hump
+from utils.evaluation import Evaluator, Score
+
+Choice = tuple[int, float]  # the place of the chosen coefficient, and the share of the grid's validation images seen
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tickets", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--val_images", type=int, required=True)
+    parser.add_argument("--arch", default="resnet20s")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bn_images", type=int, default=256)
+    parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
+    return parser
+
+
+def record(args: argparse.Namespace) -> list[tuple[np.ndarray, float]]:
+    """For each candidate of each start: coefficients × images, True where right, and the accuracy to beat."""
+    answers = []
+
+    def validate(self, state) -> Score:
+        with self._network(state) as net, torch.inference_mode():
+            right = torch.cat([net.eval()(x).argmax(1) == y for x, y in self.data.eval_batches("val")])
+        answers.append(right.cpu().numpy())
+        return Score(int(right.sum()), len(right), 0.0)
+
+    Evaluator.validate = validate
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--dataset", "npz", "--data", str(args.data), "--val_images", str(args.val_images)]
+        flags += ["--checkpoint", str(args.tickets), "--save_dir", folder, "--arch", args.arch]
+        flags += ["--device", args.device, "--bn_images", str(args.bn_images), "--amp", "--jobs", "1", "--quiet"]
+        Lottery_pools.main(flags)
+        entries = checkpoint.load_json(Path(folder, "pools.json"))["pools"]
+    steps, remaining = [], iter(answers)
+    for entry in entries:
+        next(remaining)  # the start itself
+        best = entry["ticket_val_accuracy"]
+        for step in entry["steps"]:
+            steps.append((np.stack([next(remaining) for _ in step["coefficients"]]), best))
+            best = max(step["scores"]) if step["accepted"] else best
+    return steps
+
+
+def play_grid(right: np.ndarray) -> Choice:
+    return int(right.sum(1).argmax()), 1.0
+
+
+def play_hump(right: np.ndarray) -> Choice:
+    totals = right.sum(1)
+    scores = hump(range(len(right)), lambda places: [int(totals[place]) for place in places])
+    return max(sorted(scores), key=scores.get), len(scores) / len(right)
+
+
+def play_exact(right: np.ndarray) -> Choice:
+    """Stop scoring a coefficient once even all remaining images could not make it the best."""
+    best, seen = -1, 0
+    for answers in right:
+        bound = np.cumsum(answers) + np.arange(len(answers))[::-1]
+        stops = np.flatnonzero(bound <= best)
+        seen += stops[0] + 1 if len(stops) else len(answers)
+        best = max(best, answers.sum())
+    return play_grid(right)[0], seen / right.size
+
+
+def play_race(right: np.ndarray, errors: float) -> Choice:
+    """Score an eighth, a quarter, a half, all of the images; drop what is `errors` standard errors behind the leader.
+
+    The error is that of the paired difference: the images that one of the two gets right and the other does not.
+    """
+    shuffled = right[:, np.random.default_rng(0).permutation(right.shape[1])].astype(int)
+    alive, seen, done = list(range(len(right))), 0, 0
+    for share in (8, 4, 2, 1):
+        images = right.shape[1] // share
+        seen, done = seen + len(alive) * (images - done), images
+        part = shuffled[:, :images]
+        leader = max(alive, key=lambda place: part[place].sum())
+        behind = {place: part[leader] - part[place] for place in alive}
+        alive = [place for place in alive if behind[place].sum() <= errors * max(abs(behind[place]).sum(), 1) ** 0.5]
+    totals = right.sum(1)
+    return max(alive, key=lambda place: totals[place]), seen / right.size
+
+
+WAYS: dict[str, Callable[[np.ndarray], Choice]] = {
+    "grid": play_grid,
+    "hump": play_hump,
+    "stop what cannot win any more": play_exact,
+    "race, 1 standard error": lambda right: play_race(right, 1.0),
+    "race, 2 standard errors": lambda right: play_race(right, 2.0),
+}
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    steps = record(args)
+    rows, results = [], {}
+    for name, play in WAYS.items():
+        choices = [play(right) for right, _ in steps]
+        percent = [100 * right.mean(1) for right, _ in steps]
+        lost = [scores.max() - scores[place] for scores, (place, _) in zip(percent, choices, strict=True)]
+        verdicts = [
+            (scores[place] >= best) == (scores.max() >= best)
+            for scores, (place, _), (_, best) in zip(percent, choices, steps, strict=True)
+        ]
+        same = sum(place == play_grid(right)[0] for (place, _), (right, _) in zip(choices, steps, strict=True))
+        results[name] = {
+            "candidates": len(steps),
+            "same_coefficient": int(same),
+            "same_verdict": int(sum(verdicts)),
+            "validation_lost": float(np.mean(lost)),
+            "images_seen": float(np.mean([share for _, share in choices])),
+        }
+        counts = (f"{results[name][key]} of {len(steps)}" for key in ("same_coefficient", "same_verdict"))
+        rows.append([name, *counts, f"{np.mean(lost):.3f}", f"{100 * results[name]['images_seen']:.1f} %"])
+    header = ["way", "same coefficient", "same verdict", "validation points lost", "validation images seen"]
+    content = {
+        "settings": measure.plain_settings(args),
+        "machine": measure.machine(torch.device(args.device)),
+        "results": results,
+    }
+    title = f"Coefficients: ways to search {len(steps)} candidates of {args.arch}"
+    measure.save(args.out, "coefficients", title, content, header, rows)
+
+
+if __name__ == "__main__":
+    main()

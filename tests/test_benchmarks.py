@@ -1,0 +1,102 @@
+"""The benchmarks compare like with like: both sides read the same tickets and images and can do the same work."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import coefficients, measure, published, search, shortcuts, train
+from CIFAR import main_imp
+
+ARCH = "cifar_resnet_8_4"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> dict[str, Path]:
+    """150 images in three classes that a network can tell apart, and tickets of levels 0 to 2."""
+    folder = tmp_path_factory.mktemp("bench")
+    draws = np.random.default_rng(0)
+    labels = np.arange(200) % 3
+    images = draws.integers(0, 128, (200, 32, 32, 3)) + 40 * labels[:, None, None, None]
+    images, labels = images.astype(np.uint8), labels.astype(np.int64)
+    data = folder / "images.npz"
+    np.savez(data, x_train=images[:150], y_train=labels[:150], x_test=images[150:], y_test=labels[150:])
+    flags = ["--dataset", "npz", "--data", str(data), "--val_images", "50", "--arch", ARCH, "--device", "cpu"]
+    imp = ["--epochs", "2", "--rewind_epoch", "1", "--pruning_times", "3", "--save_dir", str(folder / "tickets")]
+    main_imp.main([*flags, *imp, "--quiet"])
+    return {"data": data, "tickets": folder / "tickets"}
+
+
+def arguments(script, bench, *more: str):
+    flags = ["--data", str(bench["data"]), "--arch", ARCH, "--images", "150", "--val_images", "50", *more]
+    return script.build_parser().parse_args(flags)
+
+
+def test_both_searches_score_the_same_ticket_alike_and_do_all_their_trials(bench, monkeypatch):
+    monkeypatch.setattr(published, "WORKERS", 0)
+    flags = ["--tickets", str(bench["tickets"]), "--levels", "1", "--coefficients", "0.3", "0.7", "--search_num", "2"]
+    ((ticket, pool),) = search.run_published(arguments(search, bench, *flags))
+    assert 0 <= pool <= 100
+    ours = search.run_ours(arguments(search, bench, *flags, "--run", "defaults"))
+    assert ours["trials"] == 4
+    assert all(ours["clock"][step] > 0 for step in search.STEPS)
+    lonely = search.run_ours(arguments(search, bench, *flags[:-1], "0", "--run", "defaults"))
+    assert lonely["accuracy"] == [pytest.approx(ticket)]
+
+
+def test_both_trainings_learn(bench, monkeypatch):
+    monkeypatch.setattr(published, "WORKERS", 0)
+    for run, flags in ((train.run_published, []), (train.run_ours, ["--run", "defaults"])):
+        validation, test = run(arguments(train, bench, "--epochs", "3", *flags))
+        assert validation > 40 and test > 40  # a third is chance
+
+
+def test_runs_come_in_turn_and_ratios_are_taken_round_by_round(capfd):
+    def command(name: str, number: int) -> list[str]:
+        return [sys.executable, "-c", f"print('x'); print('{{\"seconds\": {(number + 1) * len(name)}}}')"]
+
+    results = measure.in_turn(command, ["aaaa", "b"], 2)
+    assert results == {"aaaa": [{"seconds": 4}, {"seconds": 8}], "b": [{"seconds": 1}, {"seconds": 2}]}
+    assert measure.ratios(results["b"], results["aaaa"]) == [4.0, 4.0]
+    assert [line.split()[2] for line in capfd.readouterr().out.splitlines()] == ["aaaa", "b", "aaaa", "b"]
+
+
+def test_a_forward_pass_is_counted_by_hand():
+    # 32×32 pixels × 16 filters × 27 weights for the first of its convolutions, twice that in FLOP.
+    assert measure.forward_flops("resnet20s") == pytest.approx(2 * 40.8e6, rel=0.02)
+
+
+def test_ways_to_choose_a_coefficient():
+    right = np.zeros((4, 80), dtype=bool)
+    for place, count in enumerate((20, 60, 70, 10)):
+        right[place, :count] = True
+    assert coefficients.play_grid(right) == (2, 1.0)
+    assert coefficients.play_hump(right)[0] == 2
+    place, seen = coefficients.play_race(right, 2.0)
+    assert place == 2 and seen < 0.7
+    place, seen = coefficients.play_exact(right)
+    assert place == 2 and 0.8 < seen < 1.0
+
+
+def test_shortcuts_are_compared_start_by_start():
+    def entry(accuracy: float, scores: list) -> dict:
+        step = {"scores": scores, "coefficient": 0.5, "accepted": True}
+        return {"ticket_test_accuracy": 50.0, "pool_test_accuracy": accuracy, "steps": [step]}
+
+    reference = [entry(52.0, [1.0, 2.0, 3.0]), entry(54.0, [3.0, 2.0, 1.0])]
+    found = [entry(52.5, [2.0, 4.0, 6.0]), entry(53.0, [3.0, None, 1.0])]
+    result = shortcuts.compare(found, reference)
+    assert (result["difference"], result["gain"], result["rank_correlation"]) == (-0.25, 2.75, 1.0)
+    assert (result["scored"], result["same_verdict"]) == (2.5, 1.0)
+
+
+def test_a_result_is_written_with_its_machine_and_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "matmul_peak", lambda device, dtype: 1e11)
+    content = {"machine": measure.machine(torch.device("cpu"))}
+    measure.save(tmp_path, "table", "Title", content, ["a", "b"], [["x", "1"]])
+    text = (tmp_path / "table.md").read_text()
+    assert text.startswith("# Title") and "| x | 1 |" in text and "100 GFLOP/s in bfloat16" in text
+    assert json.loads((tmp_path / "table.json").read_text())["machine"]["torch"] == torch.__version__
