@@ -14,6 +14,7 @@ import torchvision
 from utils import checkpoint
 from utils.distributed import Processes
 from utils.errors import UserError
+from utils.evaluation import precision_name
 
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
 FREE_FLAGS = {
@@ -27,7 +28,7 @@ FREE_FLAGS = {
 def describe_run(
     flags: Mapping[str, Any], device: torch.device, images: Mapping[str, Any], processes: int = 1
 ) -> dict[str, Any]:
-    """`settings` (every flag, which images, how many processes) and `versions`, as plain data for a file."""
+    """`settings` (every flag, which images, processes) and `versions` (of what ran it), as plain data for a file."""
     plain = {name: _plain(value) for name, value in flags.items()}
     return {
         "settings": {**plain, "images": dict(images), "processes": processes},
@@ -36,6 +37,7 @@ def describe_run(
             "torch": str(torch.__version__),  # a class of its own, not plain text
             "torchvision": str(torchvision.__version__),
             "numpy": numpy.__version__,
+            "precision": precision_name(device, flags.get("amp", False)),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
             "revision": _git_revision(),
             "command": " ".join(sys.argv),
