@@ -138,9 +138,14 @@ class ImageFolders:
         mine = torch.arange(len(photographs))[_slice(self.part.shard(len(photographs)))]
         return self._kept(split, photographs, mine.split(batch_size) if len(mine) else ())
 
-    def decode_ahead(self, bn_images: int) -> None:
-        """Fill the memory that processes share while they are in step: with starts of their own they no longer are."""
-        self.bn_batches(1, limit=bn_images)
+    def decode_ahead(self, *bn_images: int | None) -> None:
+        """Fill the memory that processes share while they are in step: with starts of their own they no longer are.
+
+        `bn_images` are the limits with which `bn_batches` will be asked; None for a recalibration that will not be.
+        """
+        for limit in bn_images:
+            if limit is not None:
+                self.bn_batches(1, limit=limit)
         for split in ("val", "test"):
             self.eval_batches(split)
 

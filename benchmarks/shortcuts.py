@@ -29,6 +29,8 @@ SHORTCUTS = {
     REFERENCE: [],
     "amp": ["--amp"],
     **{f"amp, {count} images": ["--amp", "--bn_images", str(count)] for count in BN_IMAGES},
+    "fast": ["--fast"],
+    "fast, 512 images": ["--fast", "--bn_images", "512"],
     **{
         f"amp, {count} images, hump": ["--amp", "--bn_images", str(count), "--coefficient_search", "hump"]
         for count in (128, 256, 512, 1024)

@@ -33,6 +33,7 @@ from utils.tickets import RunFiles
 PAPER_LIST = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 KEPT = [267_696, 214_157, 171_326]  # of a resnet20s, each a fifth less than the one before
 LIST = ["--interpolation_value_list", "0.3", "0.7"]
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 METHODS = {
     "Lottery_pools": ["--interpolate_method", "Lottery_pools", *LIST],
     "average": ["--interpolate_method", "Lottery_pools", "--interpolation_value_list", "0.5", "--search_num", "1"],
@@ -403,7 +404,7 @@ def test_bfloat16_search_runs_and_keeps_float32_weights(small_tickets, tmp_path)
 
 def test_fast_stands_for_its_flags_and_flags_after_it_win():
     parse = Lottery_pools.build_parser().parse_args
-    fast = ["--bn_images", "256", "--coefficient_search", "hump", "--amp"]
+    fast = ["--bn_images", "256", "--final_bn_images", "2048", "--coefficient_search", "hump", "--amp"]
     assert vars(parse(["--fast"])) == vars(parse(fast))
     assert parse(["--fast", "--bn_images", "512"]).bn_images == 512
 
@@ -418,6 +419,21 @@ def test_hump_leaves_coefficients_out_of_the_log_and_marks_them_in_the_file(smal
     assert 4 < len(tried) <= 6
     (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("  with level")]
     assert [float(word) for word in re.findall(r"([\d.]+): ", line.partition("(")[2])] == tried
+
+
+def test_a_finished_pool_is_recalibrated_on_more_images_than_the_search(small_tickets, tmp_path):
+    pools = {}
+    for name, flags in (("search", []), ("finished", ["--final_bn_images", "0"])):
+        files = ["--checkpoint", str(small_tickets), "--save_dir", str(tmp_path / name)]
+        Lottery_pools.main([*SMALL, *LIST, *files, "--bn_images", "32", *flags])
+        pools[name] = pools_json(tmp_path / name)["pools"]
+    for before, after in zip(pools["search"], pools["finished"], strict=True):
+        assert after["steps"] == before["steps"]  # it chooses nothing
+        states = [load(tmp_path / name / before["checkpoint"])["state_dict"] for name in pools]
+        changed = {name for name, value in states[0].items() if not torch.equal(value, states[1][name])}
+        grown = len(before["members"]) > 1
+        assert changed == ({name for name in states[0] if name.rpartition(".")[2] in STATISTICS} if grown else set())
+    assert any(len(entry["members"]) > 1 for entry in pools["search"])
 
 
 def test_the_number_of_jobs_may_change_between_two_commands_of_one_search(small_tickets, tmp_path):
@@ -491,7 +507,7 @@ IMAGES_AND_NETWORK |= {"arch": "resnet18", "seed": 41, "batch_size": 128, "amp":
 TRAINING = {"epochs": 182, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "warmup": 0, "decreasing_lr": (91, 136)}
 PRUNING = {"pruning_times": 19, "rate": 0.2, "prune_type": "rewind_lt", "rewind_epoch": 9, "random_prune": False}
 POOLS = {"interpolate_method": "Lottery_pools", "interpolation_value_list": PAPER_LIST, "search_num": 19}
-POOLS |= {"coefficient_search": "grid", "jobs": None}
+POOLS |= {"coefficient_search": "grid", "final_bn_images": None, "jobs": None}
 POOLS |= {"EMA_value": 0.95, "bn_images": 0, "levels": None, "prune_type": "rewind_lt", "rewind_epoch": 9}
 
 

@@ -21,7 +21,7 @@ from utils.pools import PAPER_COEFFICIENTS
 from utils.randomness import derive_seed
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
-FAST = {"bn_images": 256, "coefficient_search": "hump", "amp": True}
+FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}
 
 
 def _as_flags(settings: Mapping[str, Any]) -> str:
@@ -144,6 +144,12 @@ def add_pool_flags(
     group.add_argument("--levels", type=count, nargs="+", metavar="L", help="tickets to start from; default: all")
     group.add_argument(
         "--bn_images", type=count, default=0, metavar="N", help="training images a recalibration sees; 0: all"
+    )
+    group.add_argument(
+        "--final_bn_images",
+        type=count,
+        metavar="N",
+        help="training images that a finished pool is recalibrated on once more; 0: all; default: none",
     )
     group.add_argument(
         "--coefficient_search",

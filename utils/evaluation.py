@@ -96,12 +96,13 @@ class Evaluator:
     def to_device(self, state: Mapping[str, Tensor]) -> State:
         return {name: value.to(self.device, copy=True) for name, value in state.items()}
 
-    def recalibrate(self, state: State, *purpose: int | str) -> State:
-        """`state` with batch-norm statistics of its own, from augmented training images.
+    def recalibrate(self, state: State, *purpose: int | str, bn_images: int | None = None) -> State:
+        """`state` with batch-norm statistics of its own, from augmented training images: `bn_images` or the usual ones.
 
         `purpose` selects them and their augmentation where the data draws them anew; ImageNet's stay the same.
         """
-        batches = self.data.bn_batches(self.batch_size, *purpose, limit=self.bn_images)
+        limit = self.bn_images if bn_images is None else bn_images
+        batches = self.data.bn_batches(self.batch_size, *purpose, limit=limit)
         with self._network(state) as net:
             recalibrate(net, self.workers.watched(images for images, _ in batches), self.processes)
             return {name: value.detach().clone() for name, value in net.state_dict().items()}

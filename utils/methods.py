@@ -58,9 +58,8 @@ def run_method(
         run = ConnectivityRun(files, evaluator, args.seed, folder, description, say, digests)
         table = barrier_table(run.run(args.interpolation_value_list, levels))
     else:
-        pools = PoolRun(
-            files, evaluator, _method(args), args.search_num, args.seed, folder, description, say, digests, processes
-        )
+        search = (files, evaluator, _method(args), args.search_num, args.seed)
+        pools = PoolRun(*search, folder, description, say, digests, processes, args.final_bn_images)
         table = results_table(pools.run(levels))
     if processes.is_main:
         print(table, flush=True)

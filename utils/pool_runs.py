@@ -24,7 +24,8 @@ class PoolRun:
 
     `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log;
     `digests` tells by level whether a ticket is the one that an earlier search saw. Several
-    `processes` share each start if the evaluator splits the images among them, or else take a start each.
+    `processes` share each start if the evaluator splits the images among them, or else take a start each. A finished
+    pool is recalibrated once more on `final_bn_images` training images (0: all), if that is given.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class PoolRun:
         say: Callable[[str], None],
         digests: Mapping[int, str],
         processes: Processes = SINGLE,
+        final_bn_images: int | None = None,
     ):
         self.files, self.evaluator, self.method, self.search_num = files, evaluator, method, search_num
         self.seed, self.folder, self.description, self.say = seed, folder, description, say
-        self.digests, self.processes = digests, processes
+        self.digests, self.processes, self.final_bn_images = digests, processes, final_bn_images
         self.in_step = evaluator.processes.world > 1  # all processes do the same, and the main one decides and writes
         self.writes = processes.is_main or not self.in_step
         self.entries: dict[int, dict[str, Any]] = {}
@@ -102,11 +104,20 @@ class PoolRun:
         self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score:.2f}%")
         start = self._unfinished(file) or Pool(ticket.state, score, {file.level: 1.0})
         pool = self._search(file, ticket, start)
+        if self.final_bn_images is not None and len(pool.shares) > 1:
+            self._recalibrate_finished(pool, file.level)
         entry = self._entry(ticket, score, pool)
         self.entries[file.level] = entry
         if self.writes:
             self._save_pool(ticket, pool, entry, self._sources(file))
             tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
+
+    def _recalibrate_finished(self, pool: Pool, level: int) -> None:
+        """Few images are enough to choose by, but leave their noise in the statistics that the pool is used with."""
+        pool.state = self.evaluator.recalibrate(
+            pool.state, self.seed, "recalibrate", level, "finished", bn_images=self.final_bn_images
+        )
+        pool.score = self.evaluator.validate(pool.state).accuracy
 
     def _search(self, file: TicketFile, ticket: Ticket, pool: Pool) -> Pool:
         candidates = self._candidates(file)
