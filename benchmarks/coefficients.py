@@ -138,7 +138,7 @@ def main() -> None:
         rows.append([name, *counts, f"{np.mean(lost):.3f}", f"{100 * results[name]['images_seen']:.1f} %"])
     header = ["way", "same coefficient", "same verdict", "validation points lost", "validation images seen"]
     content = {
-        "settings": measure.plain_settings(args),
+        "settings": vars(args),
         "machine": measure.machine(torch.device(args.device)),
         "results": results,
     }

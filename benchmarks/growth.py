@@ -75,7 +75,7 @@ def main() -> None:
         [*name.split(), f"{measure.median(runs):.2f}", f"{measure.median(runs, 'memory_mb'):.0f}"]
         for name, runs in results.items()
     ]
-    content = {"settings": measure.plain_settings(args), "machine": measure.machine(device), "runs": results}
+    content = {"settings": vars(args), "machine": measure.machine(device), "runs": results}
     header = ["what", "tickets or network", "coefficients or batch", "seconds", "memory MB"]
     measure.save(args.out, "growth", f"Growth: search of {args.arch}, epochs of IMP", content, header, rows)
 

@@ -1,6 +1,5 @@
 """Whole runs in processes of their own, in turn (A B A B), and what they say of time, memory and machine."""
 
-import argparse
 import json
 import os
 import platform
@@ -97,10 +96,6 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-
-
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -112,7 +107,7 @@ def _processor() -> str:
 def save(folder: Path, name: str, title: str, content: dict[str, Any], header: Sequence[str], rows: list) -> None:
     """Write `name`.json and `name`.md into `folder`, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
     about = content["machine"]
     lines = [
         f"# {title}",

@@ -175,7 +175,7 @@ def main() -> None:
     results = measure.in_turn(lambda name, _: [sys.executable, *sys.argv, "--run", name], names, args.rounds)
     about = measure.machine(device)
     header = ["search", "seconds", "faster", "images/s", "of the peak", "memory MB", "time goes to (%)"]
-    content = {"settings": measure.plain_settings(args), "machine": about, "runs": results}
+    content = {"settings": vars(args), "machine": about, "runs": results}
     title = f"Search: {args.arch}, starts: {len(args.levels)}, candidates for each: {args.search_num}"
     measure.save(args.out, "search", title, content, header, table(args, results, about))
 

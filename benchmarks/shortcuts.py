@@ -22,6 +22,7 @@ from scipy.stats import spearmanr
 from benchmarks import measure
 from CIFAR import Lottery_pools
 from utils import checkpoint
+from utils.report import STYLES
 
 REFERENCE = "reference"
 BN_IMAGES = (64, 128, 256, 512, 1024, 2048)
@@ -105,23 +106,28 @@ def plot(results: dict[str, dict], path: Path) -> None:
     """The pools' test accuracy against the images of a recalibration, as a difference to the reference."""
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for label, suffix, marker in (("every coefficient", "", "o"), ("hump", ", hump", "s")):
-        names = {count: f"amp, {count} images{suffix}" for count in BN_IMAGES}
-        points = [(count, results[name]) for count, name in names.items() if name in results]
+    series = {
+        "every coefficient": {count: f"amp, {count} images" for count in BN_IMAGES},
+        "hump": {count: f"amp, {count} images, hump" for count in BN_IMAGES},
+        "hump, pool recalibrated on 2,048": {256: "fast", 512: "fast, 512 images"},
+    }
+    for place, (label, names) in enumerate(series.items()):
+        points = {count: results[name] for count, name in names.items() if name in results}
         if points:
             axes.errorbar(
-                [count for count, _ in points],
-                [point["difference"] for _, point in points],
-                [point["difference_error"] for _, point in points],
-                marker=marker,
-                capsize=3,
+                [count * 1.04**place for count in points],  # beside each other
+                [point["difference"] for point in points.values()],
+                [point["difference_error"] for point in points.values()],
                 label=label,
+                capsize=3,
+                **STYLES[place],
             )
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.axhspan(-0.1, 0.1, color="tab:green", alpha=0.15, label="±0.1 points")
+    axes.axhspan(-0.1, 0.1, color="black", alpha=0.08, label="±0.1 points")
     axes.set(xscale="log", xlabel="training images a recalibration sees (--bn_images)")
     axes.set_ylabel("test accuracy of the pools\nagainst the reference (points)")
-    axes.set_xticks(BN_IMAGES, [str(count) for count in BN_IMAGES])
+    shown = [count for count in BN_IMAGES if any(f" {count} images" in name for name in results)]
+    axes.set_xticks(shown, [str(count) for count in shown])
     axes.minorticks_off()
     axes.legend()
     figure.savefig(path, dpi=200)
@@ -146,7 +152,7 @@ def main() -> None:
     header = ["search", "coefficients scored", "rank correlation", "same verdict", "distance of coefficients"]
     header += ["gain over the ticket", "test accuracy against the reference"]
     content = {
-        "settings": measure.plain_settings(args),
+        "settings": vars(args),
         "machine": measure.machine(torch.device(args.device)),
         "results": results,
     }

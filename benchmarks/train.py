@@ -117,7 +117,7 @@ def main() -> None:
     )
     about = measure.machine(device)
     header = ["training", "seconds", "faster", "images/s", "of the peak", "memory MB", "test % ± deviation over seeds"]
-    content = {"settings": measure.plain_settings(args), "machine": about, "runs": results}
+    content = {"settings": vars(args), "machine": about, "runs": results}
     title = f"Training: {args.arch}, {args.epochs} epochs of {args.images - args.val_images:,} images"
     measure.save(args.out, "train", title, content, header, table(args, results, about))
 
