@@ -19,7 +19,7 @@ import models
 from utils.provenance import describe_run
 from utils.report import format_table
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path("benchmarks/results")  # from the root of the repository, where its commands are given
 
 
 def in_turn(
