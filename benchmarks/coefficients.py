@@ -23,6 +23,7 @@ from CIFAR import Lottery_pools
 from utils import checkpoint
 from utils.coefficients import hump
 from utils.evaluation import Evaluator, Score
+from utils.tickets import POOLS_JSON
 
 Choice = tuple[int, float]  # the place of the chosen coefficient, and the share of the grid's validation images seen
 
@@ -55,7 +56,7 @@ def record(args: argparse.Namespace) -> list[tuple[np.ndarray, float]]:
         flags += ["--checkpoint", str(args.tickets), "--save_dir", folder, "--arch", args.arch]
         flags += ["--device", args.device, "--bn_images", str(args.bn_images), "--amp", "--jobs", "1", "--quiet"]
         Lottery_pools.main(flags)
-        entries = checkpoint.load_json(Path(folder, "pools.json"))["pools"]
+        entries = checkpoint.load_json(Path(folder, POOLS_JSON))["pools"]
     steps, remaining = [], iter(answers)
     for entry in entries:
         next(remaining)  # the start itself
@@ -137,13 +138,9 @@ def main() -> None:
         counts = (f"{results[name][key]} of {len(steps)}" for key in ("same_coefficient", "same_verdict"))
         rows.append([name, *counts, f"{np.mean(lost):.3f}", f"{100 * results[name]['images_seen']:.1f} %"])
     header = ["way", "same coefficient", "same verdict", "validation points lost", "validation images seen"]
-    content = {
-        "settings": vars(args),
-        "machine": measure.machine(torch.device(args.device)),
-        "results": results,
-    }
     title = f"Coefficients: ways to search {len(steps)} candidates of {args.arch}"
-    measure.save(args.out, "coefficients", title, content, header, rows)
+    about = measure.machine(torch.device(args.device))
+    measure.save(args, "coefficients", title, header, rows, about, results=results)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Works on digits, with tickets of untrained networks: neither matters to time. Wr
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -63,8 +62,7 @@ def main() -> None:
     if args.run:
         what, first, second = args.run
         work = {"search": search, "epoch": epoch}[what]
-        print(json.dumps(measure.timed(lambda: work(args, first, second), device)))
-        return
+        return measure.one_run(lambda: work(args, first, second), device)
     many = str(max(args.tickets))
     names = [f"search {count} {max(args.coefficients)}" for count in args.tickets]
     names += [f"search {many} {count}" for count in args.coefficients[:-1]]
@@ -75,9 +73,9 @@ def main() -> None:
         [*name.split(), f"{measure.median(runs):.2f}", f"{measure.median(runs, 'memory_mb'):.0f}"]
         for name, runs in results.items()
     ]
-    content = {"settings": vars(args), "machine": measure.machine(device), "runs": results}
     header = ["what", "tickets or network", "coefficients or batch", "seconds", "memory MB"]
-    measure.save(args.out, "growth", f"Growth: search of {args.arch}, epochs of IMP", content, header, rows)
+    title = f"Growth: search of {args.arch}, epochs of IMP"
+    measure.save(args, "growth", title, header, rows, measure.machine(device), runs=results)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Whole runs in processes of their own, in turn (A B A B), and what they say of time, memory and machine."""
 
+import argparse
 import json
 import os
 import platform
@@ -104,11 +105,48 @@ def _processor() -> str:
         return platform.processor()
 
 
-def save(folder: Path, name: str, title: str, content: dict[str, Any], header: Sequence[str], rows: list) -> None:
-    """Write `name`.json and `name`.md into `folder`, and print the table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
-    about = content["machine"]
+def argv(flags: Mapping[str, Any]) -> list[str]:
+    """Flags and their values as a command line has them."""
+    return [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+
+
+def one_run(work: Callable[[], Any], device: torch.device) -> None:
+    """Do one run in this process and print what `in_turn` reads."""
+    print(json.dumps(timed(work, device)))
+
+
+def against_published(
+    args: argparse.Namespace, flags: Callable[[int], Sequence[str]] = lambda number: ()
+) -> dict[str, list[dict[str, Any]]]:
+    """The published protocol and each of `args.variants` by this script's --run, with the `flags` of their round."""
+    names = ["published", *args.variants]
+    command = [sys.executable, *sys.argv]
+    return in_turn(lambda name, number: [*command, "--run", name, *flags(number)], names, args.rounds)
+
+
+def cells(runs: Sequence[Mapping], published: Sequence[Mapping], rate: float, flops: float, amp: bool, peaks) -> list:
+    """Seconds, ratio, images/s, share of the peak and memory of one variant, for a table."""
+    dtype = "bfloat16" if amp else "float32"
+    faster = sorted(ratios(runs, published))
+    return [
+        f"{median(runs):.2f}",
+        f"{statistics.median(faster):.2f}× ({faster[0]:.2f}–{faster[-1]:.2f})",
+        f"{rate:,.0f}",
+        f"{100 * rate * flops / 1e9 / peaks[dtype]:.0f} % ({dtype})",
+        f"{median(runs, 'memory_mb'):.0f}",
+    ]
+
+
+CELLS = ["seconds", "faster", "images/s", "of the peak", "memory MB"]
+
+
+def save(
+    args: argparse.Namespace, name: str, title: str, header: Sequence[str], rows: list, about: dict, **content: Any
+) -> None:
+    """Write `name`.json and `name`.md into --out, with the settings and the machine (`about`), and print the table."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    content = {"settings": vars(args), "machine": about, **content}
+    (args.out / f"{name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
     lines = [
         f"# {title}",
         "",
@@ -125,5 +163,5 @@ def save(folder: Path, name: str, title: str, content: dict[str, Any], header: S
         *(f"| {' | '.join(map(str, row))} |" for row in rows),
         "",
     ]
-    (folder / f"{name}.md").write_text("\n".join(lines))
+    (args.out / f"{name}.md").write_text("\n".join(lines))
     print(format_table(header, rows))

@@ -10,7 +10,6 @@ pools searched, tested and written), without Python's start and imports; ratios 
 import argparse
 import contextlib
 import functools
-import json
 import sys
 import tempfile
 import threading
@@ -23,7 +22,7 @@ import torch
 
 from benchmarks import measure, published
 from CIFAR import Lottery_pools
-from utils import checkpoint, pool_runs, pools
+from utils import checkpoint, pool_runs, pools, tickets
 from utils.evaluation import Evaluator
 from utils.pools import PAPER_COEFFICIENTS
 
@@ -80,7 +79,7 @@ def run_ours(args: argparse.Namespace) -> dict:
         for name, (owner, function) in STEPS.items():
             patches.enter_context(_stopwatch(clock, name, owner, function, args.device))
         Lottery_pools.main(_command(args, folder) + VARIANTS[args.run])
-        entries = checkpoint.load_json(Path(folder, "pools.json"))["pools"]
+        entries = checkpoint.load_json(Path(folder, tickets.POOLS_JSON))["pools"]
     trials = sum(score is not None for entry in entries for step in entry["steps"] for score in step["scores"])
     return {"clock": clock, "trials": trials, "accuracy": [entry["pool_test_accuracy"] for entry in entries]}
 
@@ -98,9 +97,8 @@ def _command(args: argparse.Namespace, folder: str) -> list[str]:
         "checkpoint": args.tickets,
         "save_dir": folder,
     }
-    single = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     return [
-        *single,
+        *measure.argv(flags),
         *("--interpolation_value_list", *map(str, args.coefficients)),
         *("--levels", *map(str, args.levels)),
         "--quiet",
@@ -129,33 +127,23 @@ def _stopwatch(clock: dict[str, float], name: str, owner, function: str, device:
         setattr(owner, function, original)
 
 
-def images_forwarded(args: argparse.Namespace, name: str, run: dict) -> int:
-    """Images that went through a network: of the trials and, in the published protocol, of the scores around them."""
+def images_forwarded(args: argparse.Namespace, flags: argparse.Namespace | None, run: dict) -> int:
+    """Images of the trials and, in the published protocol (no `flags`), of the scores before each candidate."""
     train, val = args.images - args.val_images, args.val_images
-    if name == "published":
+    if flags is None:
         candidates = len(args.levels) * args.search_num
         return candidates * (len(args.coefficients) * (train + val) + 2 * val)
-    recalibrated = min(256, train) if name in ("bn256", "fast", "fast-compile") else train
-    return run["result"]["trials"] * (recalibrated + val)
+    return run["result"]["trials"] * (min(flags.bn_images or train, train) + val)
 
 
 def table(args: argparse.Namespace, results: dict, about: dict) -> list[list]:
     flops, rows = measure.forward_flops(args.arch), []
     for name, runs in results.items():
-        rate = images_forwarded(args, name, runs[0]) / measure.median(runs)
-        dtype = "bfloat16" if name in ("amp", "fast", "fast-compile") else "float32"
-        ratios = measure.ratios(runs, results["published"])
-        rows.append(
-            [
-                " ".join(VARIANTS.get(name, ())) or name,
-                f"{measure.median(runs):.2f}",
-                f"{sorted(ratios)[len(ratios) // 2]:.1f}× ({min(ratios):.1f}–{max(ratios):.1f})",
-                f"{rate:,.0f}",
-                f"{100 * rate * flops / 1e9 / about['peak_gflops'][dtype]:.0f} % ({dtype})",
-                f"{measure.median(runs, 'memory_mb'):.0f}",
-                _shares(runs[-1]["result"]) if name != "published" else "",
-            ]
-        )
+        flags = None if name == "published" else Lottery_pools.build_parser().parse_args(VARIANTS[name])
+        rate = images_forwarded(args, flags, runs[0]) / measure.median(runs)
+        amp = flags is not None and flags.amp
+        cells = measure.cells(runs, results["published"], rate, flops, amp, about["peak_gflops"])
+        rows.append([" ".join(VARIANTS.get(name, ())) or name, *cells, _shares(runs[-1]["result"]) if flags else ""])
     return rows
 
 
@@ -169,15 +157,11 @@ def main() -> None:
     device = torch.device(args.device)
     if args.run:
         work = run_published if args.run == "published" else run_ours
-        print(json.dumps(measure.timed(lambda: work(args), device)))
-        return
-    names = ["published", *args.variants]
-    results = measure.in_turn(lambda name, _: [sys.executable, *sys.argv, "--run", name], names, args.rounds)
-    about = measure.machine(device)
-    header = ["search", "seconds", "faster", "images/s", "of the peak", "memory MB", "time goes to (%)"]
-    content = {"settings": vars(args), "machine": about, "runs": results}
+        return measure.one_run(lambda: work(args), device)
+    results, about = measure.against_published(args), measure.machine(device)
+    header = ["search", *measure.CELLS, "time goes to (%)"]
     title = f"Search: {args.arch}, starts: {len(args.levels)}, candidates for each: {args.search_num}"
-    measure.save(args.out, "search", title, content, header, table(args, results, about))
+    measure.save(args, "search", title, header, table(args, results, about), about, runs=results)
 
 
 if __name__ == "__main__":

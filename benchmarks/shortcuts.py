@@ -23,6 +23,7 @@ from benchmarks import measure
 from CIFAR import Lottery_pools
 from utils import checkpoint
 from utils.report import STYLES
+from utils.tickets import POOLS_JSON
 
 REFERENCE = "reference"
 BN_IMAGES = (64, 128, 256, 512, 1024, 2048)
@@ -71,9 +72,8 @@ def entries(args: argparse.Namespace, name: str) -> list[dict]:
                 "checkpoint": tickets,
                 "save_dir": folder,
             }
-            command = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
-            Lottery_pools.main([*command, *SHORTCUTS[name]])
-            found += checkpoint.load_json(folder / "pools.json")["pools"]
+            Lottery_pools.main([*measure.argv(flags), *SHORTCUTS[name]])
+            found += checkpoint.load_json(folder / POOLS_JSON)["pools"]
     return found
 
 
@@ -151,13 +151,9 @@ def main() -> None:
     ]
     header = ["search", "coefficients scored", "rank correlation", "same verdict", "distance of coefficients"]
     header += ["gain over the ticket", "test accuracy against the reference"]
-    content = {
-        "settings": vars(args),
-        "machine": measure.machine(torch.device(args.device)),
-        "results": results,
-    }
     title = f"Shortcuts of the search: {args.arch}, {results[REFERENCE]['starts']} starts"
-    measure.save(args.out, "shortcuts", title, content, header, rows)
+    about = measure.machine(torch.device(args.device))
+    measure.save(args, "shortcuts", title, header, rows, about, results=results)
     plot(results, args.out / "shortcuts.png")
 
 

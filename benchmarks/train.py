@@ -8,7 +8,6 @@ network in a process of its own, without Python's start and imports; ratios are 
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -75,8 +74,7 @@ def run_ours(args: argparse.Namespace) -> list[float]:
             "seed": args.seed,
             "save_dir": folder,
         }
-        command = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-        main_imp.main([*command, "--quiet", *VARIANTS[args.run]])
+        main_imp.main([*measure.argv(flags), "--quiet", *VARIANTS[args.run]])
         curves = load(tickets.RunFiles(Path(folder)).checkpoint(0))["result"]
     return [curves[name][-1] for name in ("val_ta", "test_ta")]
 
@@ -86,20 +84,11 @@ def table(args: argparse.Namespace, results: dict, about: dict) -> list[list]:
     for name, runs in results.items():
         # Images that were scored after each epoch are left out, so these are a little below the rate of training alone.
         rate = args.epochs * (args.images - args.val_images) / measure.median(runs)
-        dtype = "bfloat16" if name.startswith("amp") else "float32"
-        ratios = sorted(measure.ratios(runs, results["published"]))
+        amp = name != "published" and main_imp.build_parser().parse_args(VARIANTS[name]).amp
+        cells = measure.cells(runs, results["published"], rate, flops, amp, about["peak_gflops"])
         accuracy = [run["result"][1] for run in runs]
-        rows.append(
-            [
-                " ".join(VARIANTS.get(name, ())) or name,
-                f"{measure.median(runs):.2f}",
-                f"{ratios[len(ratios) // 2]:.2f}× ({ratios[0]:.2f}–{ratios[-1]:.2f})",
-                f"{rate:,.0f}",
-                f"{100 * rate * flops / 1e9 / about['peak_gflops'][dtype]:.0f} % ({dtype})",
-                f"{measure.median(runs, 'memory_mb'):.0f}",
-                f"{statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy) if len(accuracy) > 1 else 0:.2f}",
-            ]
-        )
+        spread = f"{statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy) if len(accuracy) > 1 else 0:.2f}"
+        rows.append([" ".join(VARIANTS.get(name, ())) or name, *cells, spread])
     return rows
 
 
@@ -108,18 +97,12 @@ def main() -> None:
     device = torch.device(args.device)
     if args.run:
         work = run_published if args.run == "published" else run_ours
-        print(json.dumps(measure.timed(lambda: work(args), device)))
-        return
-    names = ["published", *args.variants]
-    command = [sys.executable, *sys.argv]
-    results = measure.in_turn(
-        lambda name, number: [*command, "--run", name, "--seed", str(args.seed + number)], names, args.rounds
-    )
+        return measure.one_run(lambda: work(args), device)
+    results = measure.against_published(args, lambda number: ("--seed", str(args.seed + number)))
     about = measure.machine(device)
-    header = ["training", "seconds", "faster", "images/s", "of the peak", "memory MB", "test % ± deviation over seeds"]
-    content = {"settings": vars(args), "machine": about, "runs": results}
+    header = ["training", *measure.CELLS, "test % ± deviation over seeds"]
     title = f"Training: {args.arch}, {args.epochs} epochs of {args.images - args.val_images:,} images"
-    measure.save(args.out, "train", title, content, header, table(args, results, about))
+    measure.save(args, "train", title, header, table(args, results, about), about, runs=results)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The benchmarks compare like with like: both sides read the same tickets and images and can do the same work."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -95,8 +96,20 @@ def test_shortcuts_are_compared_start_by_start():
 
 def test_a_result_is_written_with_its_machine_and_command(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "matmul_peak", lambda device, dtype: 1e11)
-    content = {"machine": measure.machine(torch.device("cpu"))}
-    measure.save(tmp_path, "table", "Title", content, ["a", "b"], [["x", "1"]])
+    about = measure.machine(torch.device("cpu"))
+    measure.save(argparse.Namespace(out=tmp_path), "table", "Title", ["a", "b"], [["x", "1"]], about, runs=[1])
     text = (tmp_path / "table.md").read_text()
     assert text.startswith("# Title") and "| x | 1 |" in text and "100 GFLOP/s in bfloat16" in text
     assert json.loads((tmp_path / "table.json").read_text())["machine"]["torch"] == torch.__version__
+
+
+def test_the_rows_of_a_table_say_what_the_flags_of_a_variant_do(bench):
+    args = arguments(search, bench, "--tickets", str(bench["tickets"]), "--coefficients", "0.5")
+    ours = {"seconds": 2.0, "memory_mb": 10, "result": {"trials": 3, "clock": {"load": 1.0}}}
+    results = {"published": [{"seconds": 6.0, "memory_mb": 20}], "defaults": [ours], "fast": [ours]}
+    rows = search.table(args, results, {"peak_gflops": {"float32": 1.0, "bfloat16": 1.0}})
+    assert [row[0] for row in rows] == ["published", "defaults", "--fast"]
+    assert [row[2] for row in rows] == ["1.00× (1.00–1.00)", *["3.00× (3.00–3.00)"] * 2]
+    # 100 training and 50 validation images a trial, and two scores before each candidate of the published protocol.
+    assert [row[3] for row in rows] == [f"{(150 + 100) / 6:,.0f}", "225", "225"]
+    assert ["bfloat16" in row[4] for row in rows] == [False, False, True]

@@ -72,7 +72,7 @@ def train_epoch(
         optimizer.param_groups[0]["lr"] = rate
         if device.type == "cpu" and len(inputs) % 2:
             # Backward through a narrow 1×1 convolution with stride 2 on an odd number of channels-last images corrupts
-            # memory (seen with torch 2.15); on an even number, channels last is right and a fifth faster.
+            # memory (seen with torch 2.15); on an even number, channels last is right and faster.
             inputs = inputs.contiguous()
         with autocast(device, amp):
             outputs = forward(inputs)
