@@ -100,16 +100,19 @@ class ImageData:
         """How many batches one pass of `train_batches` has."""
         return math.ceil(self._pass_length(limit) / batch_size)
 
-    def train_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(
+        self, batch_size: int, *purpose: int | str, limit: int = 0, first: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass over the training images: shuffled, augmented batches, the same for the same `purpose` anywhere.
 
         Yields images (N x 3 x H x W float32 in 0..1, channels last in memory) and labels (N int64); the last batch may
         be smaller. With `limit` above 0 the pass ends after that many images, which are a random subset then; they are
-        augmented as in the whole pass.
+        augmented as in the whole pass. The pass begins with its 0-based batch `first`.
         """
         order, corners, mirrored = self._draw_augmentation(purpose, self._pass_length(limit))
         pixels = self._padded.view(-1, 3)
-        for index, corner, mirror in zip(*(t.split(batch_size) for t in (order, corners, mirrored)), strict=True):
+        batches = zip(*(t.split(batch_size)[first:] for t in (order, corners, mirrored)), strict=True)
+        for index, corner, mirror in batches:
             positions = corner[:, None] + self._window[mirror]
             images = pixels.index_select(0, positions.flatten()).view(-1, self.side, self.side, 3)
             yield _to_float(images), self.train.labels[index]

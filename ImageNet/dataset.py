@@ -23,6 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
+from utils.preemption import ignore_sigterm
 from utils.randomness import derive_seed, generator
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -113,12 +114,15 @@ class ImageFolders:
         whole, rest = divmod(images, batch_size)
         return whole + (rest >= 2 * world)
 
-    def train_batches(self, batch_size: int, *purpose: int | str) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's part of every shuffled, augmented batch of `batch_size` images over all processes."""
+    def train_batches(self, batch_size: int, *purpose: int | str, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's part of every shuffled, augmented batch of `batch_size` images over all processes.
+
+        The pass begins with its 0-based batch `first`.
+        """
         samples = self.samples["train"]
         order = torch.randperm(len(samples), generator=generator(*purpose))
         batches = order.split(batch_size)[: self.train_batch_count(batch_size)]
-        batches = [batch[_slice(self.part.shard(len(batch)))] for batch in batches]
+        batches = [batch[_slice(self.part.shard(len(batch)))] for batch in batches[first:]]
         return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches))
 
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -165,6 +169,7 @@ class ImageFolders:
             photographs,
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self.workers,
+            worker_init_fn=ignore_sigterm,
             pin_memory=self.device.type == "cuda",
         )
 

@@ -47,7 +47,7 @@ class Data:
     def train_batch_count(self, batch_size):
         return math.ceil(24 / batch_size)
 
-    def train_batches(self, batch_size, *purpose):
+    def train_batches(self, batch_size, *purpose, first=0):
         draws = generator(*purpose)
         order = torch.randperm(24, generator=draws)
         images = self.images[order] + 0.1 * torch.randn(24, 3, 6, 6, generator=draws)
@@ -69,7 +69,7 @@ class WatchedData(Data):
         self.net, self.right = net, right
         self.starts, self.ends = [], []
 
-    def train_batches(self, batch_size, *purpose):
+    def train_batches(self, batch_size, *purpose, first=0):
         self.starts.append((purpose, state_of(self.net)))
         yield from super().train_batches(batch_size, *purpose)
 
@@ -402,7 +402,7 @@ def run_until(cut: int | None, folder: Path, monkeypatch, only_log: bool = False
             raise PowerCutError
 
     class DyingData(Data):
-        def train_batches(self, batch_size, *purpose):
+        def train_batches(self, batch_size, *purpose, first=0):
             for batch in super().train_batches(batch_size, *purpose):
                 event()
                 yield batch
@@ -463,7 +463,7 @@ def test_a_finished_run_changes_nothing_when_it_is_given_again(tmp_path):
 
 
 class WithoutTraining(Data):
-    def train_batches(self, batch_size, *purpose):
+    def train_batches(self, batch_size, *purpose, first=0):
         raise AssertionError(f"nothing is left to train, but {purpose} was asked for")
 
 
@@ -502,7 +502,7 @@ class BrokenData(Data):
         super().__init__()
         self.broken = (level, epoch)
 
-    def train_batches(self, batch_size, *purpose):
+    def train_batches(self, batch_size, *purpose, first=0):
         for images, labels in super().train_batches(batch_size, *purpose):
             yield (images * math.nan if purpose[-2:] == self.broken else images), labels
 

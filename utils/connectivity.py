@@ -9,7 +9,7 @@ from utils import checkpoint, report, tickets
 from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
 from utils.interpolation import interpolate
-from utils.provenance import claim_folder
+from utils.provenance import claimed_folder
 from utils.pruning import State
 from utils.tickets import TicketFile
 
@@ -66,7 +66,15 @@ class ConnectivityRun:
         """
         if len(self.files) < 2:
             raise UserError("a line needs two tickets: --checkpoint names a folder with one")
-        done = self._finished()
+        path, processes = self.folder / tickets.CONNECTIVITY_JSON, self.evaluator.processes
+        with claimed_folder(path, self.description, processes, paths=[]) as found:
+            if processes.is_main:
+                checkpoint.remove_leftovers(self.folder)
+            return self._run(coefficients, levels, self._finished(found, path))
+
+    def _run(
+        self, coefficients: Sequence[float], levels: Sequence[int], done: dict[int, dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         for first, second in pairwise(self.files):
             if first.level not in levels:
                 continue
@@ -77,10 +85,11 @@ class ConnectivityRun:
                 self._save([done[level] for level in sorted(done)])
         return [done[level] for level in sorted(done)]
 
-    def _finished(self) -> dict[int, dict[str, Any]]:
-        """By the level of their denser ticket, the pairs that an earlier run walked and whose tickets are the same."""
-        path = self.folder / tickets.CONNECTIVITY_JSON
-        found = claim_folder(path, self.description, self.evaluator.processes, paths=[])
+    def _finished(self, found: dict[str, Any], path: Path) -> dict[int, dict[str, Any]]:
+        """By the level of their denser ticket, the pairs that an earlier run walked and whose tickets are the same.
+
+        They are those in `found`, which `path` holds.
+        """
         pairs = [self._tickets(*pair) for pair in pairwise(self.files)]
         try:
             return {entry["levels"][0]: entry for entry in found["paths"] if entry["tickets"] in pairs}

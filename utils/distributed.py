@@ -70,6 +70,7 @@ class Processes:
     local_rank: int = 0
     local_world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    _on_cpu: Any = field(default=None, repr=False, compare=False)  # a gloo group; None: the usual group is one
     # What the last operations worked on. Under torch 2.6 leaving a gloo group hangs while a thread of it is the last to
     # refer to a tensor: that thread waits for the interpreter, which waits for the thread.
     _recent: deque = field(default_factory=lambda: deque(maxlen=8), repr=False, compare=False)
@@ -99,6 +100,15 @@ class Processes:
         if self.world == 1:
             return counts
         return tuple(self.sum_(torch.tensor(counts, dtype=torch.int64, device=self.device)).tolist())
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process. Over the CPU, so it does not wait for what a GPU still computes."""
+        if self.world == 1:
+            return flag
+        votes = torch.tensor([int(flag)])
+        self._recent.append(votes)
+        dist.all_reduce(votes, group=self._on_cpu)
+        return bool(votes)
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
@@ -201,7 +211,9 @@ def connect(device_name: str = "auto", timeout_s: float = 600.0) -> Processes:
     if place.world > 1:
         _end_with_launcher()
         _join(place, device, timeout_s)
-    return Processes(place.rank, place.world, place.local_rank, place.local_world, device)
+    own_group = place.world > 1 and device.type == "cuda"
+    on_cpu = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if own_group else None
+    return Processes(place.rank, place.world, place.local_rank, place.local_world, device, on_cpu)
 
 
 def shard(n: int, rank: int, world: int) -> range:

@@ -6,17 +6,18 @@ every epoch ends in a checkpoint, so a run that was stopped goes on to the same 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils import report
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Score, autocast, evaluate
+from utils.preemption import Preempted
 from utils.pruning import (
     Mask,
     State,
@@ -30,8 +31,9 @@ from utils.pruning import (
 )
 from utils.randomness import generator
 from utils.tickets import RunFiles, Snapshot, read_ticket
-from utils.training import Schedule, make_optimizer, train_epoch
+from utils.training import EpochSums, Schedule, make_optimizer, train_epoch
 
+Batch = tuple[Tensor, Tensor]
 PRUNE_TYPES = ("lt", "rewind_lt", "pt")
 
 
@@ -66,7 +68,8 @@ class ImpRun:
     """One run: `net` (on the data's device) trained on `data` level by level, its files in `files`.
 
     `data` has the methods of `CIFAR.dataset.ImageData`, `say` takes each line of the log. With several `processes`
-    every one of them runs this on its part of the images, and the main one writes.
+    every one of them runs this on its part of the images, and the main one writes. `stop` is asked again and again: as
+    soon as it says so, the epoch is saved as far as it has come and Preempted is raised.
     """
 
     def __init__(
@@ -77,8 +80,10 @@ class ImpRun:
         files: RunFiles,
         say: Callable[[str], None],
         processes: Processes = SINGLE,
+        stop: Callable[[], bool] = lambda: False,
     ):
         self.net, self.data, self.settings, self.files, self.say = net, data, settings, files, say
+        self.stop = stop
         self.prunable = prunable_names(net, files.prunable)
         self.processes = processes
         self.device = next(net.parameters()).device
@@ -139,13 +144,12 @@ class ImpRun:
         settings, level = self.settings, progress.level
         scores = {"train_ta": self._train_pass(progress)}
         if settings.is_scored(level, progress.epoch + 1):
-            scores |= {"val_ta": self._score("val"), "test_ta": self._score("test")}
+            scores |= {"val_ta": self._score("val", progress), "test_ta": self._score("test", progress)}
         self._refuse_divergence(progress, scores)
-        progress.epoch += 1
+        progress.epoch, progress.underway = progress.epoch + 1, {}
         # Where torch's scheduler leaves it, for programs that go on with one.
         self.optimizer.param_groups[0]["lr"] = settings.schedule.decayed(progress.epoch)
-        progress.state = apply_mask(self._state(), progress.mask)
-        progress.optimizer, progress.scheduler = self.optimizer.state_dict(), settings.schedule.state(progress.epoch)
+        self._take_stock(progress)
         for name, curve in progress.curves.items():
             # Programs that read the curves expect a value for each epoch: one without a score keeps the last.
             curve.append(scores[name].accuracy if name in scores else curve[-1])
@@ -163,31 +167,79 @@ class ImpRun:
             f"{''.join(accuracies)}{'  best' if is_best else ''}"
         )
 
+    def _take_stock(self, progress: Snapshot) -> None:
+        """Note the weights and the optimizer as they are now."""
+        progress.state = apply_mask(self._state(), progress.mask)
+        progress.optimizer = self.optimizer.state_dict()
+        progress.scheduler = self.settings.schedule.state(progress.epoch)
+
     def _refuse_divergence(self, progress: Snapshot, scores: Mapping[str, Score]) -> None:
         # The last step of an epoch shows in the validation loss alone.
         for name, title in (("train_ta", "training"), ("val_ta", "validation")):
             loss = scores[name].loss if name in scores else 0.0
             if not math.isfinite(loss):
+                good = progress.level if progress.best >= 0 else progress.level - 1
+                ticket = f"the last good ticket is {self.files.ticket(good).path}" if good >= 0 else "no ticket is lost"
                 raise UserError(
                     f"{title} loss is {loss} in epoch {progress.epoch + 1} of level {progress.level}: lower --lr "
-                    f"or raise --warmup; the last good checkpoints are in {self.files.folder}"
+                    f"or raise --warmup; {ticket}"
                 )
 
     def _train_pass(self, progress: Snapshot) -> Score:
+        """Train on what is left of the epoch; `progress.underway` has the sums of all of it then."""
         settings, level, epoch = self.settings, progress.level, progress.epoch
-        steps = self.data.train_batch_count(settings.batch_size)
-        rates = (settings.schedule.learning_rate(epoch, step, steps) for step in range(steps))
-        batches = self.data.train_batches(settings.batch_size, settings.seed, "train", level, epoch)
+        sums = EpochSums(**progress.underway)
+        if not self.processes.is_main:
+            sums = EpochSums(batches=sums.batches)
+        first, steps = sums.batches, self.data.train_batch_count(settings.batch_size)
+        rates = (settings.schedule.learning_rate(epoch, step, steps) for step in range(first, steps))
+        batches = self.data.train_batches(settings.batch_size, settings.seed, "train", level, epoch, first=first)
         quiet = None if self.processes.is_main else True  # None: no bar without a terminal
-        bar = tqdm(batches, f"level {level} epoch {epoch + 1}", steps, leave=False, disable=quiet, unit="batch")
+        bar = tqdm(
+            self._until_stopped(batches, progress, sums),
+            f"level {level} epoch {epoch + 1}",
+            steps,
+            initial=first,
+            leave=False,
+            disable=quiet,
+            unit="batch",
+        )
         mask = progress.mask if level > 0 else None
-        score = train_epoch(self.net, self.optimizer, bar, rates, mask, settings.amp, self.processes, self.forward)
+        train_epoch(self.net, self.optimizer, bar, rates, mask, settings.amp, self.processes, self.forward, sums)
+        return self._end_pass(progress, sums)
+
+    def _until_stopped(self, batches: Iterable[Batch], progress: Snapshot, sums: EpochSums) -> Iterator[Batch]:
+        """`batches`, until any process has been told to stop: all of them are at the same batch."""
+        for batch in batches:
+            if self.processes.any(self.stop()):
+                self._end_pass(progress, sums)
+                self._save_underway(progress)
+                self.processes.barrier()  # where one process has ended, the launcher soon ends the others
+                raise Preempted
+            yield batch
+
+    def _end_pass(self, progress: Snapshot, sums: EpochSums) -> Score:
+        """Bring together what the processes have of this pass."""
+        score = sums.total(self.processes)
         self.processes.average_buffers_(self.net)
+        progress.underway = {"batches": sums.batches, **vars(score)}
         return score
 
-    def _score(self, split: str) -> Score:
+    def _save_underway(self, progress: Snapshot) -> None:
+        self._take_stock(progress)
+        self._write(self.files.save_checkpoint, progress)
+        self.say(f"stopped in epoch {progress.epoch + 1} after {progress.underway['batches']} batches, which are saved")
+
+    def _score(self, split: str, progress: Snapshot) -> Score:
+        def batches() -> Iterator[Batch]:
+            for batch in self.data.eval_batches(split):
+                if self.stop():  # each for itself: processes may have different numbers of batches
+                    self._save_underway(progress)
+                    raise Preempted
+                yield batch
+
         with autocast(self.device, self.settings.amp):
-            return evaluate(self.net, self.data.eval_batches(split), self.processes)
+            return evaluate(self.net, batches(), self.processes)
 
     def _new_optimizer(self) -> torch.optim.SGD:
         settings = self.settings
@@ -214,7 +266,8 @@ class ImpRun:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no checkpoint of this run (--arch, --dataset): {reason}") from error
         progress.mask = progress.mask or dense_mask(progress.state, self.prunable)
-        self.say(f"going on after epoch {progress.epoch} of level {level}, from {path}")
+        batches = f" and {progress.underway['batches']} batches" if progress.underway else ""
+        self.say(f"going on after epoch {progress.epoch}{batches} of level {level}, from {path}")
         return progress
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
 from utils.imp import ImpRun, ImpSettings
-from utils.provenance import claim_folder, describe_run
+from utils.preemption import deferred
+from utils.provenance import claimed_folder, describe_run
 from utils.tickets import RunFiles
 from utils.training import Schedule
 
@@ -30,12 +32,16 @@ def run_imp(
     files = layout(_run_folder(args, layout))
     device = next(net.parameters()).device
     description = describe_run(vars(args), device, data.identity, processes.world)
-    before = _claim(files, description, processes)["settings"].get("processes", processes.world)
-    if before != processes.world:
-        say(f"{processes.world} processes where there were {before}: it goes on, but not bit for bit")
     where = f"{device} in {precision_name(device, args.amp)}"
     say(f"{args.prune_type} tickets of {args.arch} on {args.dataset} {data.sizes}, {where}: {files.folder}")
-    ImpRun(net, data, settings, files, say, processes).run()
+    with _claimed(files, description, processes) as found:
+        before = found["settings"].get("processes", processes.world)
+        if before != processes.world:
+            say(f"{processes.world} processes where there were {before}: it goes on, but not bit for bit")
+        if processes.is_main:
+            files.remove_leftovers()
+        with deferred() as stop:
+            ImpRun(net, data, settings, files, say, processes, stop).run()
     if processes.is_main:
         print(f"tickets of {args.pruning_times} levels are in {files.folder}", flush=True)
 
@@ -63,12 +69,14 @@ def imp_settings(args: argparse.Namespace) -> ImpSettings:
     )
 
 
-def _claim(files: RunFiles, description: dict[str, Any], processes: Processes) -> dict[str, Any]:
+def _claimed(
+    files: RunFiles, description: dict[str, Any], processes: Processes
+) -> AbstractContextManager[dict[str, Any]]:
     """Note the settings of this run in its folder, or refuse to go on with, or over, another's."""
     path, started = files.folder / tickets.SETTINGS, files.newest_level() is not None
     if not started and not path.exists() and files.holds_tickets():
         raise UserError(f"{files.folder} holds tickets that are not this run's: name another folder with --save_dir")
-    return claim_folder(path, description, processes, started)
+    return claimed_folder(path, description, processes, started)
 
 
 def _run_folder(args: argparse.Namespace, layout: type[RunFiles]) -> Path:

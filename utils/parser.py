@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils import preemption
 from utils.errors import UserError
 
 
@@ -43,6 +44,7 @@ class Preset(argparse.Action):
 
 def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
     """Run a script's `main` and turn a user's mistake into one line on standard error and exit status 2."""
+    preemption.handle_sigterm()
     try:
         main(None)
         sys.exit(0)
@@ -53,6 +55,8 @@ def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
         sys.exit(_fail(f"{Path(sys.argv[0]).name}: error: {message}", 2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; the same command goes on from here", 130))
+    except preemption.Preempted:
+        sys.exit(_fail("stopped by SIGTERM; the same command goes on from here", preemption.STATUS))
     except BrokenPipeError:
         # The reader of our output (`head`, say) has gone: stop quietly, also when Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

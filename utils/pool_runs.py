@@ -12,7 +12,7 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.pools import Method, Pool, Step, neighbours, search
-from utils.provenance import claim_folder, refuse_other_run
+from utils.provenance import claimed_folder, refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.tickets import Ticket, TicketFile
 
@@ -51,7 +51,12 @@ class PoolRun:
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
-        claim_folder(self.folder / tickets.POOLS_JSON, self.description, self.processes, pools=[])
+        with claimed_folder(self.folder / tickets.POOLS_JSON, self.description, self.processes, pools=[]):
+            return self._run(levels)
+
+    def _run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
+        if self.processes.is_main:
+            checkpoint.remove_leftovers(self.folder)
         self.entries = self.processes.from_main(self._finished)
         meet = self.processes.meeting()
         starts = [file for file in self.files if file.level in levels]

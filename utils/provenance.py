@@ -1,9 +1,10 @@
 """What a result says about how it came about, and the guard that keeps two different runs out of one folder."""
 
+import contextlib
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from utils import checkpoint
 from utils.distributed import Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
+from utils.folders import locked
 
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
 FREE_FLAGS = {
@@ -60,24 +62,34 @@ def _git_revision() -> str:
         return "unknown"
 
 
-def claim_folder(
+@contextlib.contextmanager
+def claimed_folder(
     path: Path, description: Mapping[str, Any], processes: Processes, started: bool = True, **lists: list
-) -> dict[str, Any]:
-    """Note in `path` what run the folder is for, beside `lists` (or what the file holds of them by now).
+) -> Iterator[dict[str, Any]]:
+    """Have the folder of `path` to oneself, and note in `path` what run it is for, beside `lists` (or what it holds).
 
-    Returns what the file held before, or would have held. UserError when it is damaged, or when it is of another run
-    that has `started`.
+    Gives what the file held before, or would have held. UserError when it is damaged, when it is of another run that
+    has `started`, or when another process works in the folder.
     """
     found = {**description, **lists}
     if processes.is_main:
-        if path.exists():
-            found = checkpoint.load_json(path)
-            _check_whole(found, path, lists)
-            if started:
-                refuse_other_run(found["settings"], description["settings"], path)
-        if not path.exists() or {**found, **description} != found:
-            checkpoint.save_json({**found, **description}, path)
-    return processes.broadcast_object(found)
+        _read_claim(path, found, started, lists)  # a command that is refused touches nothing, not even a lock
+    with locked(path.parent, processes):
+        if processes.is_main:
+            found = _read_claim(path, found, started, lists)
+            if not path.exists() or {**found, **description} != found:
+                checkpoint.save_json({**found, **description}, path)
+        yield processes.broadcast_object(found)
+
+
+def _read_claim(path: Path, new: dict[str, Any], started: bool, lists: Mapping[str, list]) -> dict[str, Any]:
+    if not path.exists():
+        return new
+    found = checkpoint.load_json(path)
+    _check_whole(found, path, lists)
+    if started:
+        refuse_other_run(found["settings"], new["settings"], path)
+    return found
 
 
 def _check_whole(content: Any, path: Path, lists: Mapping[str, list]) -> None:

@@ -7,7 +7,7 @@ where the mask is False. No other module spells a file name or renames a key.
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +230,8 @@ class Snapshot:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     rewind: State  # the weights that the next level goes back to
+    # Within an epoch: its batches so far, and their counts and loss over all processes; empty between epochs.
+    underway: dict[str, float] = field(default_factory=dict)
 
 
 class RunFiles:
@@ -259,6 +261,10 @@ class RunFiles:
     def holds_tickets(self) -> bool:
         return bool(_published_tickets(self.folder))
 
+    def remove_leftovers(self) -> None:
+        """Remove what a killed run had half written."""
+        checkpoint.remove_leftovers(self.folder)
+
     def begin_level(self, start: Snapshot) -> None:
         """Save what training of a level starts from, where the layout has a place for it."""
 
@@ -269,7 +275,8 @@ class RunFiles:
         checkpoint.save(_published_record(best), self.ticket(best.level).path)
 
     def save_checkpoint(self, last: Snapshot) -> None:
-        checkpoint.save(_published_record(last), self.checkpoint(last.level))
+        underway = {"underway": last.underway} if last.underway else {}
+        checkpoint.save({**_published_record(last), **underway}, self.checkpoint(last.level))
 
     def load_checkpoint(self, level: int) -> Snapshot:
         path = self.checkpoint(level)
@@ -286,6 +293,7 @@ class RunFiles:
                 optimizer=record["optimizer"],
                 scheduler=record["scheduler"],
                 rewind=record["init_weight"],
+                underway=record.get("underway", {}),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no checkpoint of an IMP run: {error} is missing or odd") from error
@@ -317,6 +325,10 @@ class OpenlthRunFiles(RunFiles):
 
     def holds_tickets(self) -> bool:
         return bool(_openlth_levels(self.folder))
+
+    def remove_leftovers(self) -> None:
+        for folder in (self.folder, *self.folder.glob("level_*/main")):
+            checkpoint.remove_leftovers(folder)
 
     def begin_level(self, start: Snapshot) -> None:
         main = self._main(start.level)

@@ -48,6 +48,20 @@ def make_optimizer(net: nn.Module, learning_rate: float, momentum: float, weight
     return torch.optim.SGD(net.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True)
 
 
+@dataclass
+class EpochSums:
+    """What an epoch has come to: its batches, images, and what its score is made of, of this process."""
+
+    batches: int = 0
+    images: int = 0
+    correct: int | Tensor = 0
+    loss_sum: float | Tensor = 0.0
+
+    def total(self, processes: Processes) -> Score:
+        """Over all processes; reads the device."""
+        return total_score(int(self.correct), self.images, float(self.loss_sum), processes)
+
+
 def train_epoch(
     net: nn.Module,
     optimizer: torch.optim.SGD,
@@ -57,17 +71,19 @@ def train_epoch(
     amp: bool = False,
     processes: Processes = SINGLE,
     forward: nn.Module | None = None,
+    sums: EpochSums | None = None,
 ) -> Score:
     """One pass over `batches` of (images N×3×H×W, labels N) at one learning rate a batch; returns the training score.
 
     Weights that `mask` prunes are set to zero after every step: momentum or weight decay could move them otherwise.
-    `forward` is `net` by default; several `processes` give what wraps it and averages their gradients.
+    `forward` is `net` by default; several `processes` give what wraps it and averages their gradients. `sums` grow with
+    each batch: where `batches` raise an error, they and the network are those of the batches before it.
     """
     forward = forward or net
     net.train()
     device = next(net.parameters()).device
     pruned = _pruned_weights(net, mask)
-    images, correct, loss_sum = 0, 0, 0.0
+    sums = sums or EpochSums()
     for (inputs, labels), rate in zip(batches, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         if device.type == "cpu" and len(inputs) % 2:
@@ -82,10 +98,11 @@ def train_epoch(
         optimizer.step()
         _zero_pruned(pruned)
         with torch.no_grad():
-            images += len(labels)
-            correct += (outputs.argmax(1) == labels).sum()
-            loss_sum += loss.detach().double() * len(labels)
-    return total_score(int(correct), images, float(loss_sum), processes)
+            sums.batches += 1
+            sums.images += len(labels)
+            sums.correct += (outputs.argmax(1) == labels).sum()
+            sums.loss_sum += loss.detach().double() * len(labels)
+    return sums.total(processes)
 
 
 def _pruned_weights(net: nn.Module, mask: Mask | None) -> tuple[list[Tensor], list[Tensor]]:

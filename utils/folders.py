@@ -1,0 +1,88 @@
+"""The folder that a run writes to: one run at a time in it, and room for what will come."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from utils.distributed import Processes
+from utils.errors import UserError
+
+LOCK = ".lock"
+# What file systems say that know no locks.
+CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def locked(folder: Path, processes: Processes) -> Iterator[None]:
+    """Keep other runs out of `folder` as long as this one lives; the main one of `processes` holds the lock.
+
+    The lock is the system's (POSIX, which network file systems know too), so it goes with its process however that
+    ends. UserError when another process holds it; on a file system without locks, a warning.
+    """
+    if not processes.is_main:
+        yield
+        return
+    file = _take(Path(folder) / LOCK)
+    try:
+        yield
+    finally:
+        Path(file.name).unlink(missing_ok=True)
+        file.close()
+
+
+def _take(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = path.open("a+")
+            _lock(file, path)
+            if _is_still(path, file):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+                return file
+            file.close()  # its last holder has removed it since it was opened
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    """Lock an open file. These locks are not inherited, so no process that outlives ours can hold it for us."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # systems differ in what they say
+        file.seek(0)
+        holder = file.read(200) or "another process"
+        raise UserError(
+            f"{path.parent} is in use by {holder}: wait for its end, or name another folder to write to"
+        ) from error
+    except OSError as error:
+        if error.errno not in CANNOT_LOCK:
+            raise
+        print(f"{path.parent} cannot be locked ({error.strerror}): start no second run in it", file=sys.stderr)
+
+
+def _is_still(path: Path, file: IO[str]) -> bool:
+    """Whether `path` names the open `file`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """UserError if the disk that `folder` is, or will be, on has less than `needed` bytes free for `what`."""
+    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: {what} need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: make room, or name another "
+            "folder to write to"
+        )

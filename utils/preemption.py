@@ -1,0 +1,44 @@
+"""SIGTERM, by which Slurm and others take a machine back: work is saved, and an exit status of its own says so."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+
+STATUS = 75  # EX_TEMPFAIL of sysexits.h: not done, to be tried again
+
+
+class Preempted(BaseException):
+    """SIGTERM has come. No Exception, since nothing but the end of the script may catch it."""
+
+
+class _Sigterm:
+    """Whether the signal has come, and whether the work at hand asks for it by itself; a process has one."""
+
+    received = False
+    deferred = False
+
+
+def handle_sigterm() -> None:
+    """From now on SIGTERM raises Preempted in the main thread, at once or, inside `deferred`, when that is asked."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(*_) -> None:
+    again, _Sigterm.received = _Sigterm.received, True
+    if not (again or _Sigterm.deferred):  # a launcher and Slurm may both send it
+        raise Preempted
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """A block that SIGTERM does not break into; it gives a function that says whether the signal has come."""
+    _Sigterm.deferred = True
+    try:
+        yield lambda: _Sigterm.received
+    finally:
+        _Sigterm.deferred = False
+
+
+def ignore_sigterm(*_) -> None:
+    """For helper processes: Slurm signals them too, and their parent needs them until it has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
