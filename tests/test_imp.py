@@ -1,7 +1,7 @@
 """IMP on a network of 252 prunable weights and 24 images: levels of 252, 202, 162 and 130 weights at a rate of 0.2."""
 
 import math
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,8 @@ class Data:
         draws = generator(*purpose)
         order = torch.randperm(24, generator=draws)
         images = self.images[order] + 0.1 * torch.randn(24, 3, 6, 6, generator=draws)
-        yield from zip(images.split(batch_size), self.labels[order].split(batch_size), strict=True)
+        batches = zip(images.split(batch_size), self.labels[order].split(batch_size), strict=True)
+        yield from islice(batches, first, None)
 
     def eval_batches(self, split):
         part = {"val": slice(24, 36), "test": slice(36, 48)}[split]
@@ -71,7 +72,7 @@ class WatchedData(Data):
 
     def train_batches(self, batch_size, *purpose, first=0):
         self.starts.append((purpose, state_of(self.net)))
-        yield from super().train_batches(batch_size, *purpose)
+        yield from super().train_batches(batch_size, *purpose, first=first)
 
     def eval_batches(self, split):
         for images, labels in super().eval_batches(split):
@@ -403,7 +404,7 @@ def run_until(cut: int | None, folder: Path, monkeypatch, only_log: bool = False
 
     class DyingData(Data):
         def train_batches(self, batch_size, *purpose, first=0):
-            for batch in super().train_batches(batch_size, *purpose):
+            for batch in super().train_batches(batch_size, *purpose, first=first):
                 event()
                 yield batch
 
@@ -503,7 +504,7 @@ class BrokenData(Data):
         self.broken = (level, epoch)
 
     def train_batches(self, batch_size, *purpose, first=0):
-        for images, labels in super().train_batches(batch_size, *purpose):
+        for images, labels in super().train_batches(batch_size, *purpose, first=first):
             yield (images * math.nan if purpose[-2:] == self.broken else images), labels
 
 
