@@ -15,8 +15,8 @@ from utils import checkpoint
 from utils.errors import UserError
 from utils.imp import ImpRun, ImpSettings
 from utils.randomness import derive_seed, generator
-from utils.tickets import RunFiles
-from utils.training import Schedule
+from utils.tickets import RunFiles, read_ticket
+from utils.training import Schedule, make_optimizer
 
 CONVOLUTIONS = ("0", "3")
 BATCH = 8
@@ -357,6 +357,33 @@ def test_files_have_the_keys_of_the_published_scripts(tmp_path):
                 *("state", "result", "epoch", "state_dict", "best_sa", "optimizer", "scheduler", "init_weight"),
             }
     assert [last(tmp_path, level)["state"] for level in (0, 1)] == [0, 1]
+
+
+def test_what_no_run_goes_on_from_holds_no_momentum(tmp_path):
+    seen = []
+
+    def look(line: str) -> None:
+        if (path := tmp_path / "0checkpoint.pth.tar").exists() and not seen:
+            seen.append(torch.load(path, weights_only=True)["optimizer"]["state"])
+
+    run_imp(tmp_path, pruning_times=2, epochs=2, say=look)
+    assert seen[0], "the next epoch needs it"
+    for level in (0, 1):
+        for record in (ticket(tmp_path, level), last(tmp_path, level)):
+            assert record["optimizer"]["state"] == {}
+            make_optimizer(make_net(), 0.1, 0.9, 0).load_state_dict(record["optimizer"])
+
+
+def test_slim_files_hold_the_same_tickets_in_fewer_bytes(tmp_path):
+    for name, slim in (("whole", False), ("slim", True)):
+        ImpRun(make_net(), Data(), make_settings(), RunFiles(tmp_path / name, slim), lambda line: None).run()
+    for level in range(3):
+        whole, slim = (read_ticket(RunFiles(tmp_path / name).ticket(level)) for name in ("whole", "slim"))
+        assert_equal([slim.state, slim.mask], [whole.state, whole.mask])
+    assert "init_weight" not in ticket(tmp_path / "slim", 1)
+    assert ticket(tmp_path / "slim", 1)["state_dict"]["0.weight_mask"].dtype == torch.uint8
+    sizes = [sum(path.stat().st_size for path in (tmp_path / name).iterdir()) for name in ("slim", "whole")]
+    assert sizes[0] < sizes[1]
 
 
 def test_the_schedulers_of_torch_go_on_from_the_checkpoint_of_any_epoch(tmp_path):

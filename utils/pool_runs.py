@@ -11,6 +11,7 @@ from utils import checkpoint, report, tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
+from utils.folders import check_space
 from utils.pools import Method, Pool, Step, neighbours, search
 from utils.provenance import claimed_folder, refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
@@ -58,6 +59,7 @@ class PoolRun:
         if self.processes.is_main:
             checkpoint.remove_leftovers(self.folder)
         self.entries = self.processes.from_main(self._finished)
+        self._check_space(sum(level not in self.entries for level in levels))
         meet = self.processes.meeting()
         starts = [file for file in self.files if file.level in levels]
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
@@ -71,6 +73,11 @@ class PoolRun:
             self.entries.update(found)
         self._save_table()
         return [self.entries[level] for level in sorted(self.entries)]
+
+    def _check_space(self, pools: int) -> None:
+        if pools and self.processes.is_main:
+            network = sum(value.nbytes for value in self.evaluator.net.state_dict().values())
+            check_space(self.folder, pools * network, f"{pools} more pools")
 
     def _candidates(self, start: TicketFile) -> list[TicketFile]:
         return neighbours(self.files, start, self.search_num)

@@ -20,7 +20,7 @@ from utils.folders import locked
 
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
 FREE_FLAGS = {
-    *("data", "data_url", "save_dir", "checkpoint", "resume"),
+    *("data", "data_url", "save_dir", "checkpoint", "resume", "slim"),
     *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout"),
     *("print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
     *("levels", "pruning_times"),
