@@ -125,7 +125,7 @@ def test_a_run_that_will_not_fit_is_not_begun(fails, monkeypatch, small_tickets,
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 10_000, 10_000))
     before = snapshot(small_tickets)
     line = fails(main_imp, *SMALL, *IMP, "--save_dir", tmp_path / "new" / "folder")
-    assert "new/folder: tickets of 3 more levels need 0.1 MB and 0.0 MB are free" in line
+    assert "new/folder: tickets of 3 more levels need 0.4 MB and 0.0 MB are free" in line
     line = fails(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--save_dir", tmp_path / "pools")
     assert "3 more pools need" in line
     assert snapshot(small_tickets) == before

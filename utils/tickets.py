@@ -60,6 +60,7 @@ class Ticket:
     path: Path
     state: State
     mask: Mask
+    recorded: float | None = None  # the validation accuracy that its file tells, percent
 
     @property
     def kept(self) -> int:
@@ -136,7 +137,8 @@ def _nothing_found(folder: Path) -> str:
 
 def read_ticket(file: TicketFile) -> Ticket:
     """Read a ticket of either layout and check that it holds what a ticket must. UserError names what is wrong."""
-    state, mask = plain_state(_state_dict(checkpoint.load(file.path), file.path), file.path)
+    content = checkpoint.load(file.path)
+    state, mask = plain_state(_state_dict(content, file.path), file.path)
     if file.mask_path is not None:
         mask = _checked_mask(_state_dict(checkpoint.load(file.mask_path), file.mask_path), state, file.mask_path)
     for name, value in state.items():
@@ -146,7 +148,12 @@ def read_ticket(file: TicketFile) -> Ticket:
         mask = dense_mask(state, [name for name, value in state.items() if value.dim() == 4])
     if not mask:
         raise UserError(f"{file.path} holds no convolution: it is no ticket")
-    return Ticket(file.level, file.path, apply_mask(state, mask), mask)
+    return Ticket(file.level, file.path, apply_mask(state, mask), mask, _recorded_accuracy(content))
+
+
+def _recorded_accuracy(content: dict[str, Any]) -> float | None:
+    accuracy = content.get("best_sa")
+    return float(accuracy) if isinstance(accuracy, int | float) else None
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
@@ -217,7 +224,7 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
         shapes = f"{tuple(state[name].shape)}, not {tuple(network[name].shape)}"
         raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {shapes}")
     fitted = {name: state[name].to(value.dtype) for name, value in network.items()}
-    return Ticket(ticket.level, ticket.path, fitted, ticket.mask)
+    return replace(ticket, state=fitted)
 
 
 @dataclass
