@@ -23,7 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
-from utils.preemption import ignore_sigterm
+from utils.preemption import end_with_parent, held_back
 from utils.randomness import derive_seed, generator
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -54,6 +54,14 @@ class Photographs(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(*self.purpose, index))
             return pil_to_tensor(self.transform(image)), label
+
+
+class Loader(DataLoader):
+    """A DataLoader whose workers outlive a SIGTERM to all processes: what they decode is needed until all is saved."""
+
+    def __iter__(self):
+        with held_back():
+            return super().__iter__()
 
 
 class ImageFolders:
@@ -165,11 +173,11 @@ class ImageFolders:
         return self._readable((images[batch], labels[batch]) for batch in batches)
 
     def _decode(self, photographs: Photographs, batches: Sequence[Tensor]) -> DataLoader:
-        return DataLoader(
+        return Loader(
             photographs,
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self.workers,
-            worker_init_fn=ignore_sigterm,
+            worker_init_fn=end_with_parent,
             pin_memory=self.device.type == "cuda",
         )
 

@@ -1,7 +1,9 @@
 """SIGTERM, by which Slurm and others take a machine back: work is saved, and an exit status of its own says so."""
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 STATUS = 75  # EX_TEMPFAIL of sysexits.h: not done, to be tried again
@@ -39,6 +41,28 @@ def deferred() -> Iterator[Callable[[], bool]]:
         _Sigterm.deferred = False
 
 
-def ignore_sigterm(*_) -> None:
-    """For helper processes: Slurm signals them too, and their parent needs them until it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """A block that SIGTERM does not reach; processes that are forked in it never hear it unless they ask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(*_) -> None:
+    """For a helper process that was forked with the signal held back: let the parent's SIGTERM, and no other, end it.
+
+    Slurm signals helpers too, and their parent needs them until it has saved.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # else there is no telling who has sent a signal
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _wait_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
