@@ -5,7 +5,8 @@
 Each start runs the same command in the same folder, until one comes to its end. Every other start is killed (SIGKILL)
 at a random time after its first line of output, the rest as soon as the temporary file of a random save is seen. Then
 every file must have the bytes of a run that was left alone, in processes that were started as a user starts them, and
-no temporary file may be left; status 1 otherwise. Writes kills.json and kills.md.
+no temporary file may be left; status 1 otherwise. Writes kills.json and kills.md. Commit nothing meanwhile: files name
+the revision that wrote them.
 
 Processes to kill are forked from this one, which has imported all that they need: that spares them seconds of Python's
 imports. It is sound while this one computes nothing itself, for then no threads of torch exist that a fork would lose.

@@ -1,0 +1,152 @@
+"""What becomes of ImageNet's scripts under multiproc.py when one of two ranks is killed, slow, or silent for good."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import IMAGENET_IMP, IMAGENET_SEARCH, ROOT, Launched
+
+from utils import tickets
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ranks are looked for in /proc")
+END_S = 30  # within which all must have come to an end
+
+
+@dataclass
+class Script:
+    """A script to disturb: its command, what rank 0 says in the midst of it, and whether it ended as it should."""
+
+    command: list
+    early: str
+    late: str
+    check: Callable[[], None]
+
+
+@pytest.fixture
+def imp(photographs, imagenet_tickets, tmp_path) -> Script:
+    folder = tmp_path / "tickets"
+
+    def check() -> None:
+        ours, theirs = (
+            {path.relative_to(top): path.read_bytes() for path in top.rglob("*.pth*")}
+            for top in (folder, imagenet_tickets)
+        )
+        assert ours == theirs and len(ours) == 2 * 3
+
+    command = [ROOT / "ImageNet" / "main_imp.py", photographs, *IMAGENET_IMP, "--save_dir", folder]
+    return Script(command, "level 0 epoch   1/3", "level 1 epoch   2/3", check)
+
+
+@pytest.fixture
+def search(photographs, imagenet_tickets, imagenet_pools, tmp_path) -> Script:
+    folder = tmp_path / "pools"
+
+    def check() -> None:
+        ours, theirs = (
+            json.loads((top / tickets.POOLS_JSON).read_text())["pools"] for top in (folder, imagenet_pools["two"])
+        )
+        assert ours == theirs and len(ours) == 2
+        for entry in ours:
+            pool, other = (
+                torch.load(top / entry["checkpoint"], weights_only=True)["state_dict"]
+                for top in (folder, imagenet_pools["two"])
+            )
+            assert all(torch.equal(pool[name], other[name]) for name in other)
+
+    files = ["--save_dir", imagenet_tickets, photographs, "--output_dir", folder]
+    command = [ROOT / "ImageNet" / "Lottery_pools.py", *files, *IMAGENET_SEARCH]
+    return Script(command, "level 0: 100.00% of weights remain", "level 1: 80.0", check)
+
+
+@pytest.fixture
+def start(launch, tmp_path) -> Callable[..., Launched]:
+    """Starts a script on two ranks; flags come before its name (the launcher's) or after it (its own)."""
+    return lambda *words: launch("--nproc_per_node", 2, "--log_dir", tmp_path / "logs", *words)
+
+
+def processes(folder: Path) -> dict[int, str]:
+    """The ranks that log below `folder`, and all that they started: their process numbers, and whose rank they are."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+            pairs = (pair.partition("=") for pair in path.read_text().split("\0"))
+            env = {name: value for name, _, value in pairs}
+            if env.get("TORCHELASTIC_ERROR_FILE", "").startswith(str(folder)):
+                found[int(path.parent.name)] = env["RANK"]
+    return found
+
+
+def wait_until(run: Launched, is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        assert run.process.poll() is None, run.process.communicate()
+        time.sleep(0.005)
+
+
+def send(number: signal.Signals, rank: int, run: Launched, said: str = "") -> float:
+    """Send a signal to a rank as soon as rank 0 has `said` something; the time of that."""
+    wait_until(run, lambda: len(processes(run.folder)) >= 2)
+    (pid,) = (pid for pid, name in processes(run.folder).items() if name == str(rank))
+    log = run.folder / "logs"
+    wait_until(
+        run, lambda: any(said in file.read_text() for file in log.glob(f"*-{run.process.pid}/*_0/rank0.stdout.log"))
+    )
+    os.kill(pid, number)
+    return time.monotonic()
+
+
+def assert_all_end(run: Launched, begun: float, seconds: float) -> SimpleNamespace:
+    """Wait for the end of the launcher; nothing may be left of its ranks."""
+    end = run.end()
+    took = time.monotonic() - begun
+    print("TOOK", took, end.status, end.errors)
+    assert took < seconds
+    assert not processes(run.folder)
+    return end
+
+
+@pytest.mark.parametrize("name, rank", [("imp", 0), ("search", 1)])
+def test_a_killed_rank_ends_all_and_a_second_attempt_goes_on(request, start, name, rank):
+    script = request.getfixturevalue(name)
+    run = start(*script.command)
+    killed = send(signal.SIGKILL, rank, run, script.early)
+    end = assert_all_end(run, killed, END_S)
+    assert end.status == 128 + signal.SIGKILL
+    assert end.err[0].startswith(f"multiproc.py: rank {rank} was killed by SIGKILL; its log: ")
+    run = start("--max_restarts", 1, *script.command)
+    send(signal.SIGKILL, rank, run, script.late)
+    end = run.end()
+    print(end)
+    assert end.status == 0, end.errors
+    assert end.err[0].startswith(f"multiproc.py: rank {rank} was killed by SIGKILL; all start again; its log: ")
+    script.check()
+
+
+def test_a_slow_rank_is_waited_for(start, imp):
+    run = start(*imp.command)
+    send(signal.SIGSTOP, 1, run, imp.early)
+    time.sleep(8)
+    assert run.process.poll() is None
+    send(signal.SIGCONT, 1, run)
+    end = run.end()
+    print(end)
+    assert end.status == 0, end.errors
+    imp.check()
+
+
+def test_a_silent_rank_ends_all_when_the_timeout_is_over(start, imp):
+    run = start(*imp.command, "--timeout", 10, "-j1")
+    stopped = send(signal.SIGSTOP, 0, run, imp.early)
+    end = assert_all_end(run, stopped, 10 + END_S)
+    assert end.status not in (0, None)
+    assert "Timed out" in end.errors
