@@ -5,7 +5,8 @@
 
 Rank 0 speaks on the terminal; what each rank prints is in files under --log_dir. When a rank fails, the others end too,
 the end of its log is shown, and its exit status is the launcher's. Ctrl-C ends all (status 130), and so does SIGTERM
-(143). Ranks have 30 s after SIGTERM to save what they want to keep, and 10 s otherwise; a second signal kills at once.
+(75: the same command goes on). Ranks have 30 s after SIGTERM to save their work, and 10 s otherwise; a second signal
+kills at once.
 """
 
 import argparse
@@ -28,12 +29,15 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from utils import preemption
 from utils.distributed import wait_for_port
 from utils.errors import UserError
 from utils.parser import Parser, count, nonnegative, positive, run_script
 
 GRACE_S, SIGTERM_GRACE_S = 10, 30
 SEVERAL_NODES_PORT = 29500
+# How ranks end whose last line says it all and for whom another attempt does nothing: a user's mistake, SIGTERM.
+SAY_IT_ALL = (2, preemption.STATUS)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -60,7 +64,7 @@ class Logs(LogsSpecs):
         path = self.files.stderrs[failure.local_rank]
         lines = last_lines(path)
         terminal = [line for file in self.files.tee_stderrs.values() for line in last_lines(file)]
-        if failure.exitcode == 2 and lines:  # A user's mistake: its one line says it all.
+        if failure.exitcode in SAY_IT_ALL and lines:
             lines = lines[-1:]
         else:
             killed = f"was killed by {failure.signal_name()}"
@@ -93,8 +97,8 @@ class Agent(LocalElasticAgent):
         if result.is_failed():
             rank, failure = first_failure(result.failures)
             self.exit_status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
-            if failure.exitcode == 2:
-                self._remaining_restarts = 0  # Another attempt does not put a user's mistake right.
+            if failure.exitcode in SAY_IT_ALL:
+                self._remaining_restarts = 0
             self._logs_specs.explain(rank, failure, goes_on=self._remaining_restarts > 0)
         return result
 
@@ -247,7 +251,7 @@ def make_folder(args: argparse.Namespace) -> Path:
 
 
 def launch(args: argparse.Namespace) -> int:
-    """Run the script to its end: the exit status of the rank that failed first, 128 + the number of a signal, or 0."""
+    """Run the script to its end: the exit status of the rank that failed first, that of a signal, or 0."""
     if args.node_rank > 0:
         args.master_port = args.master_port or SEVERAL_NODES_PORT
         print(f"multiproc.py: waits for machine 0, {args.master_addr}:{args.master_port}")
@@ -261,7 +265,7 @@ def launch(args: argparse.Namespace) -> int:
     try:
         agent.run()
     except SignalException as error:
-        return 128 + error.sigval
+        return preemption.STATUS if error.sigval == signal.SIGTERM else 128 + error.sigval
     except DistError as error:
         raise UserError(f"the {args.nnodes} machines did not meet: {str(error).splitlines()[0]}") from error
     finally:

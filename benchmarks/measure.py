@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -90,19 +89,9 @@ def machine(device: torch.device) -> dict[str, Any]:
     peaks = {str(dtype).removeprefix("torch."): matmul_peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     return {
         **about,
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def argv(flags: Mapping[str, Any]) -> list[str]:
@@ -152,7 +141,7 @@ def save(
         "",
         f"`{about['command']}`",
         "",
-        f"{about['device'] if about['device'] != 'cpu' else about['processor']}, {about['threads']} threads of "
+        f"{about['device']}, {about['threads']} threads of "
         f"{about['cores']} cores; PyTorch {about['torch']}, Python {about['python']}, revision {about['revision']}. "
         + "Measured peak of a matrix product: "
         + ", ".join(f"{peak:,.0f} GFLOP/s in {dtype}" for dtype, peak in about["peak_gflops"].items())

@@ -1,7 +1,7 @@
 """IMP on a network of 252 prunable weights and 24 images: levels of 252, 202, 162 and 130 weights at a rate of 0.2."""
 
 import math
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ from utils import checkpoint
 from utils.errors import UserError
 from utils.imp import ImpRun, ImpSettings
 from utils.randomness import derive_seed, generator
-from utils.tickets import RunFiles
-from utils.training import Schedule
+from utils.tickets import RunFiles, read_ticket
+from utils.training import Schedule, make_optimizer
 
 CONVOLUTIONS = ("0", "3")
 BATCH = 8
@@ -51,7 +51,8 @@ class Data:
         draws = generator(*purpose)
         order = torch.randperm(24, generator=draws)
         images = self.images[order] + 0.1 * torch.randn(24, 3, 6, 6, generator=draws)
-        yield from zip(images.split(batch_size), self.labels[order].split(batch_size), strict=True)
+        batches = zip(images.split(batch_size), self.labels[order].split(batch_size), strict=True)
+        yield from islice(batches, first, None)
 
     def eval_batches(self, split):
         part = {"val": slice(24, 36), "test": slice(36, 48)}[split]
@@ -71,7 +72,7 @@ class WatchedData(Data):
 
     def train_batches(self, batch_size, *purpose, first=0):
         self.starts.append((purpose, state_of(self.net)))
-        yield from super().train_batches(batch_size, *purpose)
+        yield from super().train_batches(batch_size, *purpose, first=first)
 
     def eval_batches(self, split):
         for images, labels in super().eval_batches(split):
@@ -358,6 +359,33 @@ def test_files_have_the_keys_of_the_published_scripts(tmp_path):
     assert [last(tmp_path, level)["state"] for level in (0, 1)] == [0, 1]
 
 
+def test_what_no_run_goes_on_from_holds_no_momentum(tmp_path):
+    seen = []
+
+    def look(line: str) -> None:
+        if (path := tmp_path / "0checkpoint.pth.tar").exists() and not seen:
+            seen.append(torch.load(path, weights_only=True)["optimizer"]["state"])
+
+    run_imp(tmp_path, pruning_times=2, epochs=2, say=look)
+    assert seen[0], "the next epoch needs it"
+    for level in (0, 1):
+        for record in (ticket(tmp_path, level), last(tmp_path, level)):
+            assert record["optimizer"]["state"] == {}
+            make_optimizer(make_net(), 0.1, 0.9, 0).load_state_dict(record["optimizer"])
+
+
+def test_slim_files_hold_the_same_tickets_in_fewer_bytes(tmp_path):
+    for name, slim in (("whole", False), ("slim", True)):
+        ImpRun(make_net(), Data(), make_settings(), RunFiles(tmp_path / name, slim), lambda line: None).run()
+    for level in range(3):
+        whole, slim = (read_ticket(RunFiles(tmp_path / name).ticket(level)) for name in ("whole", "slim"))
+        assert_equal([slim.state, slim.mask], [whole.state, whole.mask])
+    assert "init_weight" not in ticket(tmp_path / "slim", 1)
+    assert ticket(tmp_path / "slim", 1)["state_dict"]["0.weight_mask"].dtype == torch.uint8
+    sizes = [sum(path.stat().st_size for path in (tmp_path / name).iterdir()) for name in ("slim", "whole")]
+    assert sizes[0] < sizes[1]
+
+
 def test_the_schedulers_of_torch_go_on_from_the_checkpoint_of_any_epoch(tmp_path):
     """With optimizer and scheduler loaded, as the published scripts load them, the next epoch has the right rate."""
     rates, path = {}, tmp_path / "0checkpoint.pth.tar"
@@ -403,7 +431,7 @@ def run_until(cut: int | None, folder: Path, monkeypatch, only_log: bool = False
 
     class DyingData(Data):
         def train_batches(self, batch_size, *purpose, first=0):
-            for batch in super().train_batches(batch_size, *purpose):
+            for batch in super().train_batches(batch_size, *purpose, first=first):
                 event()
                 yield batch
 
@@ -503,7 +531,7 @@ class BrokenData(Data):
         self.broken = (level, epoch)
 
     def train_batches(self, batch_size, *purpose, first=0):
-        for images, labels in super().train_batches(batch_size, *purpose):
+        for images, labels in super().train_batches(batch_size, *purpose, first=first):
             yield (images * math.nan if purpose[-2:] == self.broken else images), labels
 
 

@@ -12,6 +12,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import multiproc
+from utils import preemption
 from utils.errors import UserError
 
 PAPER = (
@@ -245,12 +246,13 @@ def test_a_users_mistake_is_one_line_and_not_tried_again(launch):
 
 
 def test_a_signal_ends_all(launch):
-    numbers = {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM}
-    runs = {kind: launch("--nproc_per_node", 2, "plain.py", kind) for kind in numbers}
+    endings = {"interrupted": (signal.SIGINT, 130), "terminated": (signal.SIGTERM, preemption.STATUS)}
+    runs = {kind: launch("--nproc_per_node", 2, "plain.py", kind) for kind in endings}
     for kind, run in runs.items():
         pids = run.pids(kind)
         start = time.monotonic()
-        run.process.send_signal(numbers[kind])
-        assert run.end().status == 128 + numbers[kind]  # 130 and 143
+        number, status = endings[kind]
+        run.process.send_signal(number)
+        assert run.end().status == status
         assert time.monotonic() - start < 8
         assert not any(map(alive, pids))

@@ -310,7 +310,7 @@ def finish_run(ticket: Ticket, folder: Path, tickets: list[Ticket], score, metho
     """The entry in `pools.json` and the pool's file of one start, with `score` (of a list of weights) as validation."""
     evaluator = FakeEvaluator(tickets, score)
     description, digests = {"settings": {}, "versions": {}}, {file.level: "" for file in evaluator.files}
-    run = PoolRun(evaluator.files, evaluator, method, search_num, 41, folder, description, print, digests)
+    run = PoolRun(evaluator.files, evaluator, method, search_num, 41, folder, description, print, digests, {})
     (entry,) = run.run([ticket.level])
     return entry, checkpoint.load(folder / entry["checkpoint"]), evaluator
 

@@ -266,11 +266,15 @@ def test_plain_and_published_names_are_inverse():
     assert all(torch.equal(mask[name], mask_again[name]) for name in mask)
 
 
-def test_published_names_load_into_a_network_that_torch_pruned():
+@pytest.mark.parametrize("slim", [False, True])
+def test_published_names_load_into_a_network_that_torch_pruned(slim):
     published = pruned_network().state_dict()
     net = pruned_network()
-    net.load_state_dict(published_state(*plain_state(published, Path("ticket"))), strict=True)
-    assert all(value.dtype == published[name].dtype for name, value in net.state_dict().items())
+    net.load_state_dict(published_state(*plain_state(published, Path("ticket")), slim), strict=True)
+    for name, value in net.state_dict().items():
+        kept = published.get(name.replace("_orig", "_mask"), torch.ones(())) if name.endswith("_orig") else 1
+        assert torch.equal(value, published[name] * kept)
+        assert value.dtype == published[name].dtype
 
 
 @pytest.mark.parametrize("mask", [None, {}])

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ def add_run_flags(parser: Parser) -> None:
     group.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
     group.add_argument(
         "--batch_size", type=positive, default=128, metavar="N", help="images a batch in training and recalibration"
+    )
+    group.add_argument(
+        "--deterministic", action="store_true", help="on a GPU, slower arithmetic that gives the same bits each time"
     )
     group.add_argument("--quiet", action="store_true", help="print results alone")
     group.add_argument("--debug", action="store_true", help="print the traceback of an error")
@@ -108,6 +112,9 @@ def add_imp_flags(parser: Parser) -> None:
     group.add_argument(
         "--save_dir", type=Path, metavar="DIR", help="folder of the tickets; default: checkpoints/… by the flags"
     )
+    group.add_argument(
+        "--slim", action="store_true", help="smaller files: masks in a byte a weight, tickets without initial weights"
+    )
     group.add_argument("--resume", action="store_true", help="accepted: a run always goes on where it stopped")
     group.add_argument(
         "--checkpoint",
@@ -150,6 +157,13 @@ def add_pool_flags(
         type=count,
         metavar="N",
         help="training images that a finished pool is recalibrated on once more; 0: all; default: none",
+    )
+    group.add_argument(
+        "--ticket_tolerance",
+        type=nonnegative,
+        default=1.0,
+        metavar="P",
+        help="report tickets whose validation accuracy is not the one in their file by more than P points",
     )
     group.add_argument(
         "--coefficient_search",
@@ -196,6 +210,7 @@ def select_device(args: argparse.Namespace) -> torch.device:
     """The device of a script for one process that --device or --gpu names; `auto` is CUDA where there is one."""
     if find_place(os.environ).world > 1:
         raise UserError("this script is for one process: start it without multiproc.py, torchrun or srun's --ntasks")
+    _set_up(args)
     name = _wanted_device(args)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -204,9 +219,18 @@ def select_device(args: argparse.Namespace) -> torch.device:
 
 def join_processes(args: argparse.Namespace) -> Processes:
     """The processes that this one was started with, if any; each has a device of those that --device names."""
+    _set_up(args)
     processes = connect(_wanted_device(args), args.timeout)
     _tried(processes.device)
     return processes
+
+
+def _set_up(args: argparse.Namespace) -> None:
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        # An operation that has no deterministic form is warned of: better than no run at all.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        warnings.filterwarnings("ignore", "kthvalue CUDA")  # of its results we use the value, which is always the same
 
 
 def _wanted_device(args: argparse.Namespace) -> str:

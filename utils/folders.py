@@ -83,6 +83,6 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise UserError(
-            f"{folder}: {what} need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: make room, or name another "
-            "folder to write to"
+            f"{folder}: {what} need {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free: make room, or name "
+            "another folder to write to"
         )

@@ -17,6 +17,7 @@ from utils import report
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Score, autocast, evaluate
+from utils.folders import check_space
 from utils.preemption import Preempted
 from utils.pruning import (
     Mask,
@@ -93,11 +94,19 @@ class ImpRun:
     def run(self) -> None:
         """Find the tickets of all levels that are still missing."""
         progress = self._resume() or self._first_level()
+        self._check_space(progress)
         while progress.level < self.settings.pruning_times:
             self._train_level(progress)
             if progress.level + 1 == self.settings.pruning_times:
                 return
             progress = self._next_level(progress)
+
+    def _check_space(self, progress: Snapshot) -> None:
+        levels = self.settings.pruning_times - progress.level - (progress.best >= 0)
+        if levels > 0 and self.processes.is_main:
+            check_space(
+                self.files.folder, levels * self.files.level_bytes(progress), f"tickets of {levels} more levels"
+            )
 
     def _first_level(self) -> Snapshot:
         state = self._state()
@@ -160,7 +169,7 @@ class ImpRun:
         if is_best:
             progress.best = scores["val_ta"].accuracy
             self._write(self.files.save_ticket, progress)
-        self._write(self.files.save_checkpoint, progress)
+        self._write(self.files.save_checkpoint, progress, progress.epoch == settings.epochs)
         accuracies = (f"  {name.removesuffix('_ta')} {score.accuracy:6.2f}%" for name, score in scores.items())
         self.say(
             f"level {level} epoch {progress.epoch:3d}/{settings.epochs}  loss {scores['train_ta'].loss:.4f}"

@@ -29,7 +29,7 @@ def run_imp(
 ) -> None:
     """Find the tickets that the flags ask for, or those of them that an earlier run of the same command did not."""
     settings = imp_settings(args)
-    files = layout(_run_folder(args, layout))
+    files = layout(_run_folder(args, layout), args.slim)
     device = next(net.parameters()).device
     description = describe_run(vars(args), device, data.identity, processes.world)
     where = f"{device} in {precision_name(device, args.amp)}"

@@ -1,6 +1,7 @@
 """The methods that `Lottery_pools.py` offers, by the names of --interpolate_method."""
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from utils.evaluation import Evaluator, precision_name
 from utils.pool_runs import PoolRun, results_table
 from utils.pools import PAPER_COEFFICIENTS, Method, ema, greedy, swa
 from utils.provenance import describe_run
-from utils.tickets import TicketFile
+from utils.tickets import Ticket, TicketFile
 
 CONNECTIVITY = "linear_inter"
 METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", CONNECTIVITY)
@@ -53,13 +54,13 @@ def run_method(
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
     where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
-    digests = _read_all(files, evaluator, say)
+    digests, scores = _read_all(files, evaluator, args.ticket_tolerance, say, processes)
     if args.interpolate_method == CONNECTIVITY:
         run = ConnectivityRun(files, evaluator, args.seed, folder, description, say, digests)
         table = barrier_table(run.run(args.interpolation_value_list, levels))
     else:
         search = (files, evaluator, _method(args), args.search_num, args.seed)
-        pools = PoolRun(*search, folder, description, say, digests, processes, args.final_bn_images)
+        pools = PoolRun(*search, folder, description, say, digests, scores, processes, args.final_bn_images)
         table = results_table(pools.run(levels))
     if processes.is_main:
         print(table, flush=True)
@@ -100,17 +101,36 @@ def _chosen_levels(wanted: Sequence[int] | None, files: Sequence[TicketFile]) ->
     return list(wanted or there)
 
 
-def _read_all(files: Sequence[TicketFile], evaluator: Evaluator, say: Callable[[str], None]) -> dict[int, str]:
+def _read_all(
+    files: Sequence[TicketFile],
+    evaluator: Evaluator,
+    tolerance: float,
+    say: Callable[[str], None],
+    processes: Processes,
+) -> tuple[dict[int, str], dict[int, float]]:
     """Read every ticket once, so that a broken one stops the run at its beginning and not after hours.
 
-    Returns the digest of each level's ticket: a pool is searched again when a ticket that it came from has changed.
+    Returns each level's digest (a pool is searched again when a ticket that it came from has changed) and, for tickets
+    whose files tell it, the validation accuracy, measured; one further than `tolerance` points from the file's is
+    reported.
     """
-    digests = {}
+    digests, scores = {}, {}
     for file in files:
         ticket = evaluator.read_ticket(file)
         digests[file.level] = ticket.digest()
         say(f"  level {file.level:2d}  {100 * ticket.density:6.2f}% of weights  {file.path}")
+        if ticket.recorded is not None:
+            scores[file.level] = evaluator.validate(ticket.state).accuracy
+            if abs(scores[file.level] - ticket.recorded) > tolerance and processes.is_main:
+                print(_doubt(ticket, scores[file.level]), file=sys.stderr, flush=True)
     missing = sorted(set(range(files[-1].level)) - {file.level for file in files})
     if missing:
         say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")
-    return digests
+    return digests, scores
+
+
+def _doubt(ticket: Ticket, measured: float) -> str:
+    return (
+        f"warning: {ticket.path} records a validation accuracy of {ticket.recorded:.2f}% and has {measured:.2f}% here: "
+        "are these its images (--dataset, --data, --val_images), and is the file as it was? (--ticket_tolerance)"
+    )

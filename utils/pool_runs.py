@@ -11,6 +11,7 @@ from utils import checkpoint, report, tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
+from utils.folders import check_space
 from utils.pools import Method, Pool, Step, neighbours, search
 from utils.provenance import claimed_folder, refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
@@ -23,7 +24,8 @@ class PoolRun:
     """Pools from `files`, the tickets of a run, by one `method`; everything goes into `folder`.
 
     `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log;
-    `digests` tells by level whether a ticket is the one that an earlier search saw. Several
+    `digests` tells by level whether a ticket is the one that an earlier search saw, `scores` the validation accuracies
+    (percent) that are known already. Several
     `processes` share each start if the evaluator splits the images among them, or else take a start each. A finished
     pool is recalibrated once more on `final_bn_images` training images (0: all), if that is given.
     """
@@ -39,12 +41,14 @@ class PoolRun:
         description: dict[str, Any],
         say: Callable[[str], None],
         digests: Mapping[int, str],
+        scores: Mapping[int, float],
         processes: Processes = SINGLE,
         final_bn_images: int | None = None,
     ):
         self.files, self.evaluator, self.method, self.search_num = files, evaluator, method, search_num
         self.seed, self.folder, self.description, self.say = seed, folder, description, say
-        self.digests, self.processes, self.final_bn_images = digests, processes, final_bn_images
+        self.digests, self.scores, self.final_bn_images = digests, scores, final_bn_images
+        self.processes = processes
         self.in_step = evaluator.processes.world > 1  # all processes do the same, and the main one decides and writes
         self.writes = processes.is_main or not self.in_step
         self.entries: dict[int, dict[str, Any]] = {}
@@ -58,6 +62,7 @@ class PoolRun:
         if self.processes.is_main:
             checkpoint.remove_leftovers(self.folder)
         self.entries = self.processes.from_main(self._finished)
+        self._check_space(sum(level not in self.entries for level in levels))
         meet = self.processes.meeting()
         starts = [file for file in self.files if file.level in levels]
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
@@ -71,6 +76,11 @@ class PoolRun:
             self.entries.update(found)
         self._save_table()
         return [self.entries[level] for level in sorted(self.entries)]
+
+    def _check_space(self, pools: int) -> None:
+        if pools and self.processes.is_main:
+            network = sum(value.nbytes for value in self.evaluator.net.state_dict().values())
+            check_space(self.folder, pools * network, f"{pools} more pools")
 
     def _candidates(self, start: TicketFile) -> list[TicketFile]:
         return neighbours(self.files, start, self.search_num)
@@ -105,7 +115,9 @@ class PoolRun:
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
         ticket = self.evaluator.read_ticket(file)
-        score = self.evaluator.validate(ticket.state).accuracy
+        score = self.scores.get(file.level)
+        if score is None:
+            score = self.evaluator.validate(ticket.state).accuracy
         self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score:.2f}%")
         start = self._unfinished(file) or Pool(ticket.state, score, {file.level: 1.0})
         pool = self._search(file, ticket, start)
@@ -177,7 +189,7 @@ class PoolRun:
             "state_dict": _on_cpu(apply_mask(pool.state, mask)),
             "mask": _on_cpu(mask),
             "recipe": entry,
-            "settings": self.description["settings"],
+            **self.description,
             "tickets": sources,
         }
         checkpoint.save(content, tickets.pool_path(self.folder, ticket.level))

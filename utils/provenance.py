@@ -20,10 +20,10 @@ from utils.folders import locked
 
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
 FREE_FLAGS = {
-    *("data", "data_url", "save_dir", "checkpoint", "resume"),
-    *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout"),
+    *("data", "data_url", "save_dir", "checkpoint", "resume", "slim"),
+    *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout", "deterministic"),
     *("print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
-    *("levels", "pruning_times"),
+    *("levels", "pruning_times", "ticket_tolerance"),
 }
 
 
@@ -40,7 +40,8 @@ def describe_run(
             "torchvision": str(torchvision.__version__),
             "numpy": numpy.__version__,
             "precision": precision_name(device, flags.get("amp", False)),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+            "threads": torch.get_num_threads(),
             "revision": _git_revision(),
             "command": " ".join(sys.argv),
         },
@@ -52,6 +53,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def processor_name() -> str:
+    """The CPU's model, where Linux says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _git_revision() -> str:

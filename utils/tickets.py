@@ -7,7 +7,7 @@ where the mask is False. No other module spells a file name or renames a key.
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Ticket:
     path: Path
     state: State
     mask: Mask
+    recorded: float | None = None  # the validation accuracy that its file tells, percent
 
     @property
     def kept(self) -> int:
@@ -136,7 +137,8 @@ def _nothing_found(folder: Path) -> str:
 
 def read_ticket(file: TicketFile) -> Ticket:
     """Read a ticket of either layout and check that it holds what a ticket must. UserError names what is wrong."""
-    state, mask = plain_state(_state_dict(checkpoint.load(file.path), file.path), file.path)
+    content = checkpoint.load(file.path)
+    state, mask = plain_state(_state_dict(content, file.path), file.path)
     if file.mask_path is not None:
         mask = _checked_mask(_state_dict(checkpoint.load(file.mask_path), file.mask_path), state, file.mask_path)
     for name, value in state.items():
@@ -146,7 +148,12 @@ def read_ticket(file: TicketFile) -> Ticket:
         mask = dense_mask(state, [name for name, value in state.items() if value.dim() == 4])
     if not mask:
         raise UserError(f"{file.path} holds no convolution: it is no ticket")
-    return Ticket(file.level, file.path, apply_mask(state, mask), mask)
+    return Ticket(file.level, file.path, apply_mask(state, mask), mask, _recorded_accuracy(content))
+
+
+def _recorded_accuracy(content: dict[str, Any]) -> float | None:
+    accuracy = content.get("best_sa")
+    return float(accuracy) if isinstance(accuracy, int | float) else None
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
@@ -173,13 +180,16 @@ def plain_state(state_dict: dict[str, Tensor], path: Path) -> tuple[State, Mask]
     return apply_mask(state, mask), mask
 
 
-def published_state(state: State, mask: Mask | None) -> dict[str, Tensor]:
-    """The reverse of `plain_state`: names as `torch.nn.utils.prune` writes them, or plain ones without a mask."""
+def published_state(state: State, mask: Mask | None, slim: bool = False) -> dict[str, Tensor]:
+    """The reverse of `plain_state`: names as `torch.nn.utils.prune` writes them, or plain ones without a mask.
+
+    Masks are of the weights' type as there, or uint8 if `slim`.
+    """
     renamed = {}
     for name, value in state.items():
         if mask and name in mask:
             renamed[f"{name}_orig"] = value
-            renamed[f"{name}_mask"] = mask[name].to(value.dtype)
+            renamed[f"{name}_mask"] = mask[name].to(torch.uint8 if slim else value.dtype)
         else:
             renamed[name] = value
     return renamed
@@ -214,7 +224,7 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
         shapes = f"{tuple(state[name].shape)}, not {tuple(network[name].shape)}"
         raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {shapes}")
     fitted = {name: state[name].to(value.dtype) for name, value in network.items()}
-    return Ticket(ticket.level, ticket.path, fitted, ticket.mask)
+    return replace(ticket, state=fitted)
 
 
 @dataclass
@@ -235,12 +245,17 @@ class Snapshot:
 
 
 class RunFiles:
-    """The files of an IMP run in the published CIFAR layout, which prunes convolutions alone."""
+    """The files of an IMP run in the published CIFAR layout, which prunes convolutions alone.
+
+    Nothing goes on from a ticket or from a finished level's optimizer, so these have the optimizer's settings without
+    its momentum. `slim` files, which the published scripts read too, keep masks in a byte a weight and no initial
+    weights in tickets.
+    """
 
     prunable: tuple[type[nn.Module], ...] = (nn.Conv2d,)
 
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, slim: bool = False):
+        self.folder, self.slim = Path(folder), slim
 
     def ticket(self, level: int) -> TicketFile:
         return TicketFile(level, self.folder / f"{level}model_SA_best.pth.tar")
@@ -272,11 +287,36 @@ class RunFiles:
         checkpoint.save(state, self.folder / f"epoch_{epoch}_rewind_weight.pt")
 
     def save_ticket(self, best: Snapshot) -> None:
-        checkpoint.save(_published_record(best), self.ticket(best.level).path)
+        checkpoint.save(self._ticket_content(best), self.ticket(best.level).path)
 
-    def save_checkpoint(self, last: Snapshot) -> None:
-        underway = {"underway": last.underway} if last.underway else {}
-        checkpoint.save({**_published_record(last), **underway}, self.checkpoint(last.level))
+    def save_checkpoint(self, last: Snapshot, is_finished: bool = False) -> None:
+        """Save what the next epoch, or after the last one the next level, goes on from."""
+        checkpoint.save(self._checkpoint_content(last, is_finished), self.checkpoint(last.level))
+
+    def level_bytes(self, snapshot: Snapshot) -> int:
+        """What the tensors in the files of a finished sparse level take, in bytes."""
+        sparse = replace(snapshot, level=1)
+        return _tensor_bytes([self._ticket_content(sparse), self._checkpoint_content(sparse, is_finished=True)])
+
+    def _ticket_content(self, best: Snapshot) -> dict[str, Any]:
+        record = self._checkpoint_content(replace(best, underway={}), is_finished=True)
+        if self.slim:
+            del record["init_weight"]
+        return record
+
+    def _checkpoint_content(self, last: Snapshot, is_finished: bool) -> dict[str, Any]:
+        """Level 0 has plain names in the published layout, later levels those of `torch.nn.utils.prune`."""
+        record = {
+            "state": last.level,
+            "result": last.curves,
+            "epoch": last.epoch,
+            "state_dict": published_state(last.state, last.mask if last.level > 0 else None, self.slim),
+            "best_sa": last.best,
+            "optimizer": {**last.optimizer, "state": {}} if is_finished else last.optimizer,
+            "scheduler": last.scheduler,
+            "init_weight": last.rewind,
+        }
+        return {**record, "underway": last.underway} if last.underway else record
 
     def load_checkpoint(self, level: int) -> Snapshot:
         path = self.checkpoint(level)
@@ -341,26 +381,21 @@ class OpenlthRunFiles(RunFiles):
 
         Unlike OpenLTH we save no model of a level's start, which would be taken for a ticket until there is one.
         """
-        model = {f"model.{name}": value for name, value in best.state.items() if not name.startswith("normalize.")}
         path = self._main(best.level) / f"model_ep{best.epoch}_it0.pth"
-        checkpoint.save(model, path)
+        checkpoint.save(self._ticket_content(best), path)
         for _, other in _openlth_models(path.parent):
             if other != path:
                 other.unlink()
+
+    def _ticket_content(self, best: Snapshot) -> dict[str, Any]:
+        return {f"model.{name}": value for name, value in best.state.items() if not name.startswith("normalize.")}
 
     def _main(self, level: int) -> Path:
         return self.folder / f"level_{level}" / "main"
 
 
-def _published_record(snapshot: Snapshot) -> dict[str, Any]:
-    """Level 0 has plain names in the published layout, later levels those of `torch.nn.utils.prune`."""
-    return {
-        "state": snapshot.level,
-        "result": snapshot.curves,
-        "epoch": snapshot.epoch,
-        "state_dict": published_state(snapshot.state, snapshot.mask if snapshot.level > 0 else None),
-        "best_sa": snapshot.best,
-        "optimizer": snapshot.optimizer,
-        "scheduler": snapshot.scheduler,
-        "init_weight": snapshot.rewind,
-    }
+def _tensor_bytes(content: Any) -> int:
+    if isinstance(content, Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return sum(map(_tensor_bytes, parts))

@@ -1,0 +1,201 @@
+"""A run's folder: one run at a time, nothing half-written left, and no run begun that will not fit."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from conftest import IMP, ROOT, SMALL, snapshot
+
+from CIFAR import Lottery_pools, main_imp
+from utils import folders
+from utils.distributed import SINGLE
+from utils.errors import UserError
+from utils.tickets import find_tickets, read_ticket
+
+HOLD = """
+import sys
+from pathlib import Path
+from utils.distributed import SINGLE
+from utils.folders import locked
+
+with locked(Path(sys.argv[1]), SINGLE):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def hold():
+    """Locks a folder in another process; returns that process."""
+    held = []
+
+    def start(folder: Path) -> subprocess.Popen:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        held.append(subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, **pipes))
+        assert held[-1].stdout.readline() == "locked\n"
+        return held[-1]
+
+    yield start
+    for process in held:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_process_is_refused_while_the_first_lives(hold, tmp_path):
+    holder = hold(tmp_path)
+    with (
+        pytest.raises(UserError, match=f"{tmp_path} is in use by process {holder.pid} on "),
+        folders.locked(tmp_path, SINGLE),
+    ):
+        pass
+    holder.communicate("")
+    with folders.locked(tmp_path, SINGLE):
+        assert (tmp_path / ".lock").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_lock_of_a_dead_process_is_no_lock(hold, tmp_path, number):
+    holder = hold(tmp_path)
+    holder.send_signal(number)
+    holder.wait()
+    assert (tmp_path / ".lock").exists()
+    with folders.locked(tmp_path, SINGLE):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_whose_file_is_no_longer_in_the_folder_is_taken_again(monkeypatch, tmp_path):
+    """Its last holder may remove it after we have opened it and before we have locked it."""
+    lock, removed = folders._lock, []
+
+    def remove_first(file, path):
+        if not removed:
+            removed.append(path)
+            path.unlink()
+        lock(file, path)
+
+    monkeypatch.setattr(folders, "_lock", remove_first)
+    with folders.locked(tmp_path, SINGLE):
+        assert (tmp_path / ".lock").exists()
+
+
+def test_a_file_system_without_locks_is_said_and_used(monkeypatch, tmp_path, capsys):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(folders.fcntl, "lockf", refuse)
+    with folders.locked(tmp_path, SINGLE):
+        pass
+    assert "cannot be locked" in capsys.readouterr().err
+
+
+def test_scripts_refuse_a_folder_in_use(fails, hold, small_tickets, tmp_path):
+    hold(small_tickets)
+    assert "is in use by process" in fails(main_imp, *SMALL, *IMP, "--pruning_times", 4, "--save_dir", small_tickets)
+    for method in ("Lottery_pools", "linear_inter"):
+        flags = [*SMALL, "--checkpoint", small_tickets, "--interpolate_method", method, "--save_dir", tmp_path / method]
+        hold(tmp_path / method)
+        assert "is in use by process" in fails(Lottery_pools, *flags)
+
+
+def test_leftovers_of_a_killed_writer_go(small_tickets, tmp_path):
+    flags = [*SMALL, "--checkpoint", str(small_tickets), "--search_num", "0", "--save_dir", str(tmp_path / "pools")]
+    left = [small_tickets / ".0model_SA_best.pth.tar.abcd.tmp", tmp_path / "pools" / ".pools.json.abcd.tmp"]
+    others = [small_tickets / "notes.tmp", small_tickets / ".bashrc", tmp_path / "pools" / "deeper" / ".x.tmp"]
+    for path in (*left, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    main_imp.main([*SMALL, *IMP, "--save_dir", str(small_tickets)])
+    Lottery_pools.main(flags)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_a_run_that_will_not_fit_is_not_begun(fails, monkeypatch, small_tickets, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 10_000, 10_000))
+    before = snapshot(small_tickets)
+    line = fails(main_imp, *SMALL, *IMP, "--save_dir", tmp_path / "new" / "folder")
+    assert "new/folder: tickets of 3 more levels need 0.4 MB and 0.0 MB are free" in line
+    line = fails(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--save_dir", tmp_path / "pools")
+    assert "3 more pools need" in line
+    assert snapshot(small_tickets) == before
+
+
+def test_a_finished_run_needs_no_room(monkeypatch, small_tickets):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 0))
+    main_imp.main([*SMALL, *IMP, "--save_dir", str(small_tickets)])
+
+
+@pytest.mark.parametrize("slim", [[], ["--slim"]])
+def test_the_room_that_is_asked_for_is_that_of_the_files(monkeypatch, tmp_path, slim):
+    asked = []
+    monkeypatch.setattr("utils.imp.check_space", lambda folder, needed, what: asked.append(needed))
+    main_imp.main([*SMALL, *IMP, *slim, "--save_dir", str(tmp_path)])
+    taken = sum(path.stat().st_size for path in tmp_path.glob("*.pth.tar"))
+    assert 0.5 * taken < asked[0] < taken  # so small a network has nearly as much zip directory as weights
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_ticket(small_tickets):
+    """Writing fails at the n-th byte of a file, for n over the whole length of a checkpoint."""
+    path = small_tickets / "2checkpoint.pth.tar"
+    size, before = path.stat().st_size, {path: path.read_bytes() for path in small_tickets.glob("*.pth.tar")}
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from CIFAR import main_imp\n"
+        "from utils.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "for limit in map(int, sys.argv[2].split(',')):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        main_imp.main(sys.argv[3:])\n"
+        "    except UserError as error:\n"
+        "        print(error, file=sys.stderr)\n"
+        "    leftovers = list(Path(sys.argv[1]).glob('.*'))\n"
+        "    assert not leftovers, leftovers\n"
+    )
+    limits = ",".join(str(size * part // 8) for part in range(1, 8))
+    flags = [*SMALL, *IMP, "--pruning_times", "4", "--quiet", "--save_dir", str(small_tickets)]
+    command = [sys.executable, "-c", code, str(small_tickets), limits, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 7 and all("cannot write" in line and str(small_tickets) in line for line in lines), lines
+    for path, content in before.items():
+        assert path.read_bytes() == content
+    assert [read_ticket(file).level for file in find_tickets(small_tickets)][:3] == [0, 1, 2]
+    main_imp.main([*SMALL, *IMP, "--pruning_times", "4", "--save_dir", str(small_tickets)])
+    assert len(find_tickets(small_tickets)) == 4
+
+
+def test_a_full_disk_in_a_search_leaves_what_was_pooled(small_tickets, tmp_path):
+    """On a disk of a megabyte, where one can be had."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no small file system can be mounted here")
+    try:
+        flags = [*SMALL, "--checkpoint", str(small_tickets), "--search_num", "1", "--interpolation_value_list", "0.5"]
+        Lottery_pools.main([*flags, "--levels", "0", "--save_dir", str(disk)])
+        pool = (disk / "0pool.pth.tar").read_bytes()
+        room = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        (disk / "ballast").write_bytes(bytes(room - 20_000))
+        with pytest.raises(UserError, match=r"(cannot write .*: No space left on device|need .* MB are free)"):
+            Lottery_pools.main([*flags, "--save_dir", str(disk)])
+        assert (disk / "0pool.pth.tar").read_bytes() == pool
+        (disk / "ballast").unlink()
+        Lottery_pools.main([*flags, "--save_dir", str(disk)])
+        assert len(list(disk.glob("*pool.pth.tar"))) == 3
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

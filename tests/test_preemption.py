@@ -1,0 +1,139 @@
+"""SIGTERM: an epoch is saved as far as it has come, the exit status says so, and nothing of it is computed again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import IMP, ROOT, SMALL
+from test_imp import Data, assert_equal, contents, make_net, make_settings, quick  # noqa: F401
+
+from utils import preemption
+from utils.imp import ImpRun
+from utils.tickets import RunFiles
+from utils.training import Schedule
+
+TWO_EPOCHS = {"epochs": 2, "schedule": Schedule(0.1, (1,)), "batch_size": 12}
+
+
+def run_until_stopped(folder: Path, at: int | None, data: Data | None = None, **changes) -> int:
+    """A run that is told to stop at the `at`-th time that it asks; returns how often it asked."""
+    asked = count()
+    settings = make_settings(**{**TWO_EPOCHS, **changes})
+    run = ImpRun(make_net(), data or Data(), settings, RunFiles(folder), print, stop=lambda: next(asked) == at)
+    if at is None:
+        run.run()
+    else:
+        with pytest.raises(preemption.Preempted):
+            run.run()
+    return next(asked)
+
+
+class CountedData(Data):
+    """Counts the training batches that were asked for."""
+
+    batches = 0
+
+    def train_batches(self, batch_size, *purpose, first=0):
+        for batch in super().train_batches(batch_size, *purpose, first=first):
+            self.batches += 1
+            yield batch
+
+
+@pytest.mark.parametrize("changes", [{}, {"prune_type": "pt"}, {"prune_type": "lt", "eval_freq": 2}], ids=str)
+def test_a_run_stopped_anywhere_goes_on_in_the_same_batch_to_the_same_files(changes, tmp_path, capsys):
+    """In every batch of training, validation and test."""
+    data = CountedData()
+    times = run_until_stopped(tmp_path / "whole", None, data, **changes)
+    whole, trained = contents(tmp_path / "whole"), data.batches
+    assert times > 15
+    for at in range(times):
+        folder, data = tmp_path / str(at), CountedData()
+        assert run_until_stopped(folder, at, data, **changes) == at + 1
+        assert run_until_stopped(folder, None, data, **changes)
+        assert_equal(contents(folder), whole, f"stopped at {at}:")
+        assert data.batches - trained in (0, 1), "the batch at which it stopped is made twice, none is trained twice"
+
+
+def test_a_run_stopped_again_and_again_ends_in_the_same_files(tmp_path):
+    """Each life has two batches, of training or of scoring."""
+    run_until_stopped(tmp_path / "whole", None)
+    lives = 0
+    while True:
+        asked = count()
+        run = ImpRun(make_net(), Data(), make_settings(**TWO_EPOCHS), RunFiles(tmp_path / "dying"), print)
+        run.stop = lambda asked=asked: next(asked) == 2
+        try:
+            run.run()
+            break
+        except preemption.Preempted:
+            lives += 1
+    assert lives > 5
+    assert_equal(contents(tmp_path / "dying"), contents(tmp_path / "whole"))
+
+
+def test_the_signal_waits_for_a_block_that_asks_for_it_itself():
+    before = signal.getsignal(signal.SIGTERM)
+    code = (
+        "import os, signal\n"
+        "from utils import preemption\n"
+        "preemption.handle_sigterm()\n"
+        "with preemption.deferred() as stop:\n"
+        "    print(stop())\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop())\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('the second signal is nothing new')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["False", "True", "the second signal is nothing new"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Script:
+    """A script of CIFAR/ in a process of its own."""
+
+    def __init__(self, name: str, *arguments: object):
+        command = [sys.executable, name, *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT / "CIFAR", env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes
+        )
+
+    def wait_for(self, word: str) -> None:
+        for line in self.process.stdout:
+            if word in line:
+                return
+        raise AssertionError(f"the script ended without {word}: {self.process.stderr.read()}")
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and standard error."""
+        errors = self.process.communicate(timeout=120)[1]
+        return self.process.returncode, errors
+
+
+def test_scripts_stop_with_a_status_of_their_own_and_go_on(small_tickets, tmp_path):
+    imp = [*SMALL, *IMP, "--epochs", "40", "--pruning_times", "1", "--save_dir", tmp_path / "imp"]
+    search = [*SMALL, "--checkpoint", small_tickets, "--save_dir", tmp_path / "pools", "--bn_images", "0"]
+    commands = {"main_imp.py": (imp, "epoch   2"), "Lottery_pools.py": (search, "level 1: ")}
+    for name, (flags, word) in commands.items():
+        script = Script(name, *flags)
+        script.wait_for(word)
+        begin = time.monotonic()
+        script.process.send_signal(signal.SIGTERM)
+        status, errors = script.end()
+        assert (status, errors) == (75, "stopped by SIGTERM; the same command goes on from here\n")
+        assert time.monotonic() - begin < 20
+    assert not list(tmp_path.rglob(".*")), "neither a lock nor a half-written file"
+    record = torch.load(tmp_path / "imp" / "0checkpoint.pth.tar", weights_only=True)
+    assert 2 <= record["epoch"] < 40
+    assert (tmp_path / "pools" / "0pool_unfinished.pth.tar").exists() or list(
+        (tmp_path / "pools").glob("*pool.pth.tar")
+    )
+    again = Script("Lottery_pools.py", *search)
+    assert again.end()[0] == 0
