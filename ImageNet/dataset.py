@@ -23,7 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
-from utils.preemption import ignore_sigterm
+from utils.preemption import spared
 from utils.randomness import derive_seed, generator
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -164,14 +164,16 @@ class ImageFolders:
         images, labels = self._memory[name]
         return self._readable((images[batch], labels[batch]) for batch in batches)
 
-    def _decode(self, photographs: Photographs, batches: Sequence[Tensor]) -> DataLoader:
-        return DataLoader(
+    def _decode(self, photographs: Photographs, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
             photographs,
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self.workers,
-            worker_init_fn=ignore_sigterm,
             pin_memory=self.device.type == "cuda",
         )
+        with spared():
+            decoded = iter(loader)
+        yield from decoded
 
     def _readable(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches on the device, float N×3×S×S in 0..1, channels last, without the images that cannot be read."""

@@ -14,6 +14,7 @@ from conftest import IMP, ROOT, SMALL
 from test_imp import Data, assert_equal, contents, make_net, make_settings, quick  # noqa: F401
 
 from utils import preemption
+from utils.distributed import Processes
 from utils.imp import ImpRun
 from utils.tickets import RunFiles
 from utils.training import Schedule
@@ -75,6 +76,24 @@ def test_a_run_stopped_again_and_again_ends_in_the_same_files(tmp_path):
             lives += 1
     assert lives > 5
     assert_equal(contents(tmp_path / "dying"), contents(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 4, 6])
+def test_a_run_stops_with_any_of_its_processes(at, tmp_path):
+    """Whatever is going on: two batches of training, then validation and test, are the asks of an epoch."""
+    asked = count()
+
+    class Told(Processes):
+        def any(self, flag: bool) -> bool:
+            return next(asked) == at
+
+    settings = make_settings(**TWO_EPOCHS)
+    with pytest.raises(preemption.Preempted):
+        ImpRun(make_net(), Data(), settings, RunFiles(tmp_path / "stopped"), print, Told()).run()
+    assert next(asked) == at + 1
+    for folder in ("stopped", "whole"):
+        run_until_stopped(tmp_path / folder, None)
+    assert_equal(contents(tmp_path / "stopped"), contents(tmp_path / "whole"))
 
 
 def test_the_signal_waits_for_a_block_that_asks_for_it_itself():

@@ -241,11 +241,15 @@ class ImpRun:
 
     def _score(self, split: str, progress: Snapshot) -> Score:
         def batches() -> Iterator[Batch]:
+            stopped = False
             for batch in self.data.eval_batches(split):
-                if self.stop():  # each for itself: processes may have different numbers of batches
-                    self._save_underway(progress)
-                    raise Preempted
+                if stopped := self.stop():
+                    break
                 yield batch
+            if self.processes.any(stopped):  # asked here, as processes may have different numbers of batches
+                self._save_underway(progress)
+                self.processes.barrier()
+                raise Preempted
 
         with autocast(self.device, self.settings.amp):
             return evaluate(self.net, batches(), self.processes)

@@ -1,6 +1,8 @@
 """SIGTERM, by which Slurm and others take a machine back: work is saved, and an exit status of its own says so."""
 
+import atexit
 import contextlib
+import multiprocessing.util  # what it does at the end of the process comes after what is registered from here on
 import signal
 from collections.abc import Callable, Iterator
 
@@ -39,6 +41,19 @@ def deferred() -> Iterator[Callable[[], bool]]:
         _Sigterm.deferred = False
 
 
-def ignore_sigterm(*_) -> None:
-    """For helper processes: Slurm signals them too, and their parent needs them until it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@contextlib.contextmanager
+def spared() -> Iterator[None]:
+    """A block whose new processes never get SIGTERM: Slurm signals helpers too, and their parent needs them to save."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@atexit.register
+def _kill_helpers() -> None:
+    """End helpers that never get SIGTERM: multiprocessing would end them with it now, and wait for them for ever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for an error
+    for helper in multiprocessing.active_children():
+        helper.kill()
