@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import IMP, ROOT, SMALL
-from test_imp import Data, assert_equal, contents, make_net, make_settings, quick  # noqa: F401
+from test_imp import Data, assert_equal, contents, last, make_net, make_settings, quick  # noqa: F401
 
 from utils import preemption
 from utils.distributed import Processes
@@ -78,9 +78,9 @@ def test_a_run_stopped_again_and_again_ends_in_the_same_files(tmp_path):
     assert_equal(contents(tmp_path / "dying"), contents(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("at", [0, 1, 3, 4, 6])
-def test_a_run_stops_with_any_of_its_processes(at, tmp_path):
-    """Whatever is going on: two batches of training, then validation and test, are the asks of an epoch."""
+@pytest.mark.parametrize("at, epochs, batches", [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 1, 0)])
+def test_a_run_stops_where_any_process_is_told_to(at, epochs, batches, tmp_path):
+    """The processes ask each other before both batches of training, and after validation and test."""
     asked = count()
 
     class Told(Processes):
@@ -90,7 +90,8 @@ def test_a_run_stops_with_any_of_its_processes(at, tmp_path):
     settings = make_settings(**TWO_EPOCHS)
     with pytest.raises(preemption.Preempted):
         ImpRun(make_net(), Data(), settings, RunFiles(tmp_path / "stopped"), print, Told()).run()
-    assert next(asked) == at + 1
+    record = last(tmp_path / "stopped", 0)
+    assert (record["epoch"], record["underway"]["batches"]) == (epochs, batches)
     for folder in ("stopped", "whole"):
         run_until_stopped(tmp_path / folder, None)
     assert_equal(contents(tmp_path / "stopped"), contents(tmp_path / "whole"))
