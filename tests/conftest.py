@@ -1,15 +1,21 @@
 """What several test modules share."""
 
+import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
 from CIFAR import main_imp
 from utils.parser import run_script
+from utils.randomness import generator
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -18,6 +24,15 @@ SHARED = ROOT.parent / "shared"
 DIGITS = ["--dataset", "digits", "--data_limit", "200", "--batch_size", "64", "--device", "cpu"]
 SMALL = [*DIGITS, "--arch", "cifar_resnet_8_4"]
 IMP = ["--epochs", "2", "--rewind_epoch", "1", "--pruning_times", "3"]
+# The same for ImageNet's scripts, on photographs.
+CLASSES = ("ant", "bee", "cat")
+IMAGES = {"train": 20, "val": 7, "test": 7}
+IMAGENET = ["--arch", "imagenet_resnet_18_4", "--image_size", "32", "--batch_size", "16", "-j0"]
+IMAGENET_SEARCH = [*IMAGENET, "--interpolation_value_list", "0.3", "0.7", "--bn_images", "40"]
+IMAGENET_IMP = [
+    *(*IMAGENET, "--epochs", "3", "--decreasing_lr", "2", "--warmup", "1", "--rewind_epoch", "1", "--lr", "0.05"),
+    *("--pruning_times", "2"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +72,99 @@ def _small_tickets(tmp_path_factory) -> Path:
 def small_tickets(_small_tickets, tmp_path) -> Path:
     """Tickets of a tiny network on digits, levels 0 to 2, in a folder that a test may do anything with."""
     return Path(shutil.copytree(_small_tickets, tmp_path / "tickets"))
+
+
+def write_photographs(folder: Path, splits: dict[str, int] = IMAGES, classes=CLASSES) -> Path:
+    """JPEG files of 40×44 pixels: noise around a colour of its own for each class."""
+    draws = generator("photographs")
+    for split, count in splits.items():
+        for label, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 120, (40, 44, 3), generator=draws)
+                pixels[..., label % 3] += 100
+                image = Image.fromarray(pixels.to(torch.uint8).numpy())
+                image.save(folder / split / name / f"{number}.JPEG", quality=95)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> Path:
+    return write_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+def script(name: str, *arguments: object, processes: int = 0) -> subprocess.CompletedProcess:
+    """Run a script of ImageNet/ as a user does, under multiproc.py if `processes` is given."""
+    launcher = ["../multiproc.py", f"--nproc_per_node={processes}"] if processes else []
+    command = [sys.executable, *launcher, name, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT / "ImageNet", env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def imagenet_tickets(photographs, tmp_path_factory) -> Path:
+    """Two levels, found by two processes. Nobody may write into it."""
+    folder = tmp_path_factory.mktemp("imagenet") / "tickets"
+    done = script("main_imp.py", photographs, *IMAGENET_IMP, "--save_dir", folder, processes=2)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet_pools(photographs, imagenet_tickets, tmp_path_factory) -> dict[str, Path]:
+    """The same search by one process, by two that share the images, and by two with a start each."""
+    folder = tmp_path_factory.mktemp("imagenet_pools")
+    search = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
+    for name, processes, more in (("one", 0, []), ("two", 2, []), ("starts", 2, ["--parallel", "starts"])):
+        done = script("Lottery_pools.py", *search, "--output_dir", folder / name, *more, processes=processes)
+        assert done.returncode == 0, done.stderr
+    return {name: folder / name for name in ("one", "two", "starts")}
+
+
+class Launched:
+    """A launcher at work in `folder`, where its scripts may be."""
+
+    def __init__(self, folder: Path, argv: tuple[object, ...]):
+        self.folder = folder
+        command = [sys.executable, ROOT / "multiproc.py", *map(str, argv)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, cwd=folder, **pipes)
+
+    def end(self) -> SimpleNamespace:
+        """Its exit status and the lines that it printed."""
+        output, errors = self.process.communicate(timeout=60)
+        assert "torch/distributed/elastic" not in errors
+        assert "ChildFailedError" not in errors
+        return SimpleNamespace(
+            status=self.process.returncode, out=output.splitlines(), err=errors.splitlines(), errors=errors
+        )
+
+    def pids(self, kind: str) -> list[int]:
+        """The process numbers of both ranks, as soon as their script has written them to files of this kind."""
+        files = [self.folder / f"pid{rank}.{kind}" for rank in range(2)]
+        end = time.monotonic() + 30
+        while not all(file.exists() for file in files):
+            assert time.monotonic() < end and self.process.poll() is None
+            time.sleep(0.05)
+        return [int(file.read_text()) for file in files]
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch) -> Iterator[Callable[..., Launched]]:
+    """Starts multiproc.py in an empty folder; ends what is left of it after the test."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    runs = []
+
+    def run(*argv: object) -> Launched:
+        runs.append(Launched(tmp_path, argv))
+        return runs[-1]
+
+    yield run
+    for left in runs:
+        left.process.kill()
+        left.process.communicate()
 
 
 @pytest.fixture

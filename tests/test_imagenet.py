@@ -1,14 +1,12 @@
 """ImageNet's scripts on small photographs: what each process sees, and the same tickets and pools from one or two."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SHARED
+from conftest import IMAGENET, IMAGENET_IMP, IMAGENET_SEARCH, SHARED, script, write_photographs
 from PIL import Image
 
 import models
@@ -18,32 +16,6 @@ from utils import tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
-from utils.randomness import generator
-
-CLASSES = ("ant", "bee", "cat")
-IMAGES = {"train": 20, "val": 7, "test": 7}
-ARCH = "imagenet_resnet_18_4"
-SMALL = ["--arch", ARCH, "--image_size", "32", "--batch_size", "16", "-j0"]
-IMP = [*SMALL, "--epochs", "3", "--decreasing_lr", "2", "--warmup", "1", "--rewind_epoch", "1", "--lr", "0.05"]
-
-
-def write_photographs(folder: Path, splits: dict[str, int] = IMAGES, classes=CLASSES) -> Path:
-    """JPEG files of 40×44 pixels: noise around a colour of its own for each class."""
-    draws = generator("photographs")
-    for split, count in splits.items():
-        for label, name in enumerate(classes):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = torch.randint(0, 120, (40, 44, 3), generator=draws)
-                pixels[..., label % 3] += 100
-                image = Image.fromarray(pixels.to(torch.uint8).numpy())
-                image.save(folder / split / name / f"{number}.JPEG", quality=95)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory) -> Path:
-    return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 def rank(number: int, world: int) -> Processes:
@@ -53,14 +25,6 @@ def rank(number: int, world: int) -> Processes:
 
 def images_of(folder: Path, processes: Processes = SINGLE, **options) -> ImageFolders:
     return ImageFolders(folder, processes, **{"image_size": 32, "resize": 36, "workers": 0, "cache_gb": 0, **options})
-
-
-def script(name: str, *arguments: object, processes: int = 0) -> subprocess.CompletedProcess:
-    """Run a script of ImageNet/ as a user does, under multiproc.py if `processes` is given."""
-    launcher = ["../multiproc.py", f"--nproc_per_node={processes}"] if processes else []
-    command = [sys.executable, *launcher, name, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT / "ImageNet", env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -182,17 +146,8 @@ def test_defaults_of_imp_are_the_papers():
     assert (args.decreasing_lr, args.momentum, args.weight_decay) == ((30, 60, 80), 0.9, 1e-4)
 
 
-@pytest.fixture(scope="module")
-def run(photographs, tmp_path_factory) -> Path:
-    """Two levels, found by two processes."""
-    folder = tmp_path_factory.mktemp("tickets")
-    done = script("main_imp.py", photographs, *IMP, "--pruning_times", 2, "--save_dir", folder, processes=2)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def test_tickets_are_in_openlths_layout(run, openlth_tickets):
-    files = tickets.find_tickets(run)
+def test_tickets_are_in_openlths_layout(imagenet_tickets, openlth_tickets):
+    files = tickets.find_tickets(imagenet_tickets)
     assert [file.level for file in files] == [0, 1]
     theirs = openlth_tickets / "lottery_9f60a888b3adb730b60ee83ee1fc72c3" / "replicate_1" / "level_1" / "main"
     for ours, other in ((files[1].path, theirs / "model_ep3_it0.pth"), (files[1].mask_path, theirs / "mask.pth")):
@@ -201,62 +156,51 @@ def test_tickets_are_in_openlths_layout(run, openlth_tickets):
         assert {name: value.dtype for name, value in mine.items()} == {
             name: value.dtype for name, value in yours.items()
         }
-    report = json.loads((run / "level_1" / "main" / "sparsity_report.json").read_text())
+    report = json.loads((imagenet_tickets / "level_1" / "main" / "sparsity_report.json").read_text())
     assert tickets.read_ticket(files[1]).kept == report["unpruned"] == report["total"] - round(0.2 * report["total"])
 
 
-def test_ticket_is_the_last_model_of_its_level_and_zero_where_pruned(run):
-    record = torch.load(run / "level_1" / "main" / "resume.pth.tar", weights_only=True)
+def test_ticket_is_the_last_model_of_its_level_and_zero_where_pruned(imagenet_tickets):
+    record = torch.load(imagenet_tickets / "level_1" / "main" / "resume.pth.tar", weights_only=True)
     best = record["result"]["val_ta"].index(record["best_sa"]) + 2  # level 1 starts after epoch 1
-    assert tickets.find_tickets(run)[1].path.name == f"model_ep{best}_it0.pth"
+    assert tickets.find_tickets(imagenet_tickets)[1].path.name == f"model_ep{best}_it0.pth"
     state, mask = (
         torch.load(path, weights_only=True)
-        for path in (tickets.find_tickets(run)[1].path, run / "level_1/main/mask.pth")
+        for path in (tickets.find_tickets(imagenet_tickets)[1].path, imagenet_tickets / "level_1/main/mask.pth")
     )
     assert all((state[name][part == 0] == 0).all() for name, part in mask.items())
 
 
-def test_going_on_with_another_number_of_processes_says_so(photographs, run, tmp_path):
+def test_going_on_with_another_number_of_processes_says_so(photographs, imagenet_tickets, tmp_path):
     copy = tmp_path / "tickets"
-    subprocess.run(["cp", "-r", str(run), str(copy)], check=True)
-    done = script("main_imp.py", photographs, *IMP, "--pruning_times", 3, "--save_dir", copy)
+    subprocess.run(["cp", "-r", str(imagenet_tickets), str(copy)], check=True)
+    done = script("main_imp.py", photographs, *IMAGENET_IMP, "--pruning_times", 3, "--save_dir", copy)
     assert done.returncode == 0, done.stderr
     assert "not bit for bit" in done.stdout
     assert [file.level for file in tickets.find_tickets(copy)] == [0, 1, 2]
-
-
-@pytest.fixture(scope="module")
-def pools(photographs, run, tmp_path_factory) -> dict[str, Path]:
-    """The same search by one process, by two that share the images, and by two with a start each."""
-    folder = tmp_path_factory.mktemp("pools")
-    search = ["--save_dir", run, photographs, *SMALL, "--interpolation_value_list", 0.3, 0.7, "--bn_images", 40]
-    for name, processes, more in (("one", 0, []), ("two", 2, []), ("starts", 2, ["--parallel", "starts"])):
-        done = script("Lottery_pools.py", *search, "--output_dir", folder / name, *more, processes=processes)
-        assert done.returncode == 0, done.stderr
-    return {name: folder / name for name in ("one", "two", "starts")}
 
 
 def entries(folder: Path) -> list[dict]:
     return json.loads((folder / tickets.POOLS_JSON).read_text())["pools"]
 
 
-def test_one_and_two_processes_give_the_same_accuracies(pools):
-    for one, two in zip(entries(pools["one"]), entries(pools["two"]), strict=True):
+def test_one_and_two_processes_give_the_same_accuracies(imagenet_pools):
+    for one, two in zip(entries(imagenet_pools["one"]), entries(imagenet_pools["two"]), strict=True):
         assert one == two
 
 
-def test_starts_of_their_own_give_the_very_same_pools(pools):
-    assert entries(pools["starts"]) == entries(pools["one"])
+def test_starts_of_their_own_give_the_very_same_pools(imagenet_pools):
+    assert entries(imagenet_pools["starts"]) == entries(imagenet_pools["one"])
     for level in (0, 1):
         alone, shared = (
-            torch.load(tickets.pool_path(pools[name], level), weights_only=True)["state_dict"]
+            torch.load(tickets.pool_path(imagenet_pools[name], level), weights_only=True)["state_dict"]
             for name in ("one", "starts")
         )
         assert all(torch.equal(alone[name], shared[name]) for name in alone)
 
 
-def test_a_process_without_a_start_waits_for_the_others(photographs, run, tmp_path):
-    search = ["--save_dir", run, photographs, *SMALL, "--interpolation_value_list", 0.3, 0.7, "--bn_images", 40]
+def test_a_process_without_a_start_waits_for_the_others(photographs, imagenet_tickets, tmp_path):
+    search = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
     done = script(
         "Lottery_pools.py", *search, "--levels", 1, "--parallel", "starts", "--output_dir", tmp_path, processes=2
     )
@@ -264,18 +208,18 @@ def test_a_process_without_a_start_waits_for_the_others(photographs, run, tmp_pa
     assert [entry["level"] for entry in entries(tmp_path)] == [1]
 
 
-def test_recalibrated_statistics_agree_to_rounding(pools):
+def test_recalibrated_statistics_agree_to_rounding(imagenet_pools):
     for level in (0, 1):
         one, two = (
-            torch.load(tickets.pool_path(pools[name], level), weights_only=True)["state_dict"]
+            torch.load(tickets.pool_path(imagenet_pools[name], level), weights_only=True)["state_dict"]
             for name in ("one", "two")
         )
         for name in one:
             torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
 
 
-def test_connectivity_over_two_processes(photographs, run, tmp_path):
-    arguments = ["--save_dir", run, photographs, *SMALL, "--interpolate_method", "linear_inter", "--bn_images", 40]
+def test_connectivity_over_two_processes(photographs, imagenet_tickets, tmp_path):
+    arguments = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH, "--interpolate_method", "linear_inter"]
     done = script(
         "Lottery_pools.py", *arguments, "--interpolation_value_list", 0.5, "--output_dir", tmp_path, processes=2
     )
@@ -284,12 +228,12 @@ def test_connectivity_over_two_processes(photographs, run, tmp_path):
     assert path["coefficients"] == [0.0, 0.5, 1.0]
 
 
-def test_mistake_of_two_processes_is_one_line_and_status_2(photographs, run, tmp_path):
+def test_mistake_of_two_processes_is_one_line_and_status_2(photographs, imagenet_tickets, tmp_path):
     arguments = [
         "--save_dir",
-        run,
+        imagenet_tickets,
         photographs,
-        *SMALL,
+        *IMAGENET,
         "--arch",
         "imagenet_resnet_34_4",
         "--output_dir",
@@ -302,21 +246,21 @@ def test_mistake_of_two_processes_is_one_line_and_status_2(photographs, run, tmp
     assert "Traceback" not in done.stderr and not (tmp_path / "pools").exists()
 
 
-def test_missing_level_is_said_and_pooled_without(photographs, run, tmp_path, capsys):
+def test_missing_level_is_said_and_pooled_without(photographs, imagenet_tickets, tmp_path, capsys):
     copy = tmp_path / "tickets"
-    subprocess.run(["cp", "-r", str(run), str(copy)], check=True)
+    subprocess.run(["cp", "-r", str(imagenet_tickets), str(copy)], check=True)
     (copy / "level_1").rename(copy / "level_3")
     Lottery_pools.main(
-        ["--save_dir", str(copy), str(photographs), *SMALL, "--interpolation_value_list", "0.5", "--bn_images", "40"]
+        ["--save_dir", str(copy), str(photographs), *IMAGENET, "--interpolation_value_list", "0.5", "--bn_images", "40"]
     )
     assert "without level 1 2, for which there is no ticket" in capsys.readouterr().out
 
 
-def test_two_processes_recorded_what_one_measures(run, pools):
+def test_two_processes_recorded_what_one_measures(imagenet_tickets, imagenet_pools):
     """Batch-norm statistics of both went into the ticket that both scored."""
     for level in (0, 1):
-        record = torch.load(run / f"level_{level}" / "main" / "resume.pth.tar", weights_only=True)
-        assert entries(pools["one"])[level]["ticket_val_accuracy"] == record["best_sa"]
+        record = torch.load(imagenet_tickets / f"level_{level}" / "main" / "resume.pth.tar", weights_only=True)
+        assert entries(imagenet_pools["one"])[level]["ticket_val_accuracy"] == record["best_sa"]
 
 
 @pytest.fixture(scope="module")

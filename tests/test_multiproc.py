@@ -4,16 +4,11 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import multiproc
@@ -70,34 +65,6 @@ time.sleep(60)
 """
 
 
-class Run:
-    """A launcher at work, in a folder with the scripts above."""
-
-    def __init__(self, folder: Path, argv: tuple[object, ...]):
-        self.folder = folder
-        command = [sys.executable, ROOT / "multiproc.py", *map(str, argv)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, cwd=folder, **pipes)
-
-    def end(self) -> SimpleNamespace:
-        """Its exit status and the lines that it printed."""
-        output, errors = self.process.communicate(timeout=60)
-        assert "torch/distributed/elastic" not in errors
-        assert "ChildFailedError" not in errors
-        return SimpleNamespace(
-            status=self.process.returncode, out=output.splitlines(), err=errors.splitlines(), errors=errors
-        )
-
-    def pids(self, kind: str) -> list[int]:
-        """The process numbers of both ranks, as soon as they are there."""
-        files = [self.folder / f"pid{rank}.{kind}" for rank in range(2)]
-        end = time.monotonic() + 30
-        while not all(file.exists() for file in files):
-            assert time.monotonic() < end and self.process.poll() is None
-            time.sleep(0.05)
-        return [int(file.read_text()) for file in files]
-
-
 @pytest.fixture(autouse=True)
 def hear_ctrl_c():
     """A shell starts background jobs deaf to Ctrl-C, their children too; multiproc.py respects that."""
@@ -106,23 +73,11 @@ def hear_ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
-def launch(tmp_path, monkeypatch) -> Iterator[Callable[..., Run]]:
+@pytest.fixture(autouse=True)
+def scripts(tmp_path) -> None:
+    """The scripts above, in the folder that `launch` works in."""
     for name, text in {"agree": AGREE, "fail_once": FAIL_ONCE, "plain": PLAIN}.items():
         (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    runs = []
-
-    def run(*argv: object) -> Run:
-        runs.append(Run(tmp_path, argv))
-        return runs[-1]
-
-    yield run
-    for left in runs:
-        left.process.kill()
-        left.process.communicate()
 
 
 @pytest.fixture

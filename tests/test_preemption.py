@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import IMP, ROOT, SMALL
-from test_imp import Data, assert_equal, contents, make_net, make_settings, quick  # noqa: F401
+from test_imp import Data, assert_equal, contents, last, make_net, make_settings, quick  # noqa: F401
 
 from utils import preemption
+from utils.distributed import Processes
 from utils.imp import ImpRun
 from utils.tickets import RunFiles
 from utils.training import Schedule
@@ -76,6 +77,25 @@ def test_a_run_stopped_again_and_again_ends_in_the_same_files(tmp_path):
             lives += 1
     assert lives >= 5
     assert_equal(contents(tmp_path / "dying"), contents(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("at, epochs, batches", [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 1, 0)])
+def test_a_run_stops_where_any_process_is_told_to(at, epochs, batches, tmp_path):
+    """The processes ask each other before both batches of training, and after validation and test."""
+    asked = count()
+
+    class Told(Processes):
+        def any(self, flag: bool) -> bool:
+            return next(asked) == at
+
+    settings = make_settings(**TWO_EPOCHS)
+    with pytest.raises(preemption.Preempted):
+        ImpRun(make_net(), Data(), settings, RunFiles(tmp_path / "stopped"), print, Told()).run()
+    record = last(tmp_path / "stopped", 0)
+    assert (record["epoch"], record["underway"]["batches"]) == (epochs, batches)
+    for folder in ("stopped", "whole"):
+        run_until_stopped(tmp_path / folder, None)
+    assert_equal(contents(tmp_path / "stopped"), contents(tmp_path / "whole"))
 
 
 def test_the_signal_waits_for_a_block_that_asks_for_it_itself():

@@ -194,6 +194,8 @@ class Processes:
             _let_the_cause_speak()
         if error is None or self.device.type != "cuda":
             self.close()  # After an error NCCL would wait here for the others; the end of the process aborts it.
+        if _is_loss(error):
+            raise RuntimeError(f"rank {self.rank} lost another rank, or waited for it longer than --timeout") from error
 
 
 SINGLE = Processes()
@@ -378,6 +380,11 @@ def _report(error: Exception) -> None:
         with contextlib.suppress(OSError):  # The launcher reads it whole or not at all; a full disk is no second error.
             Path(f"{path}.new").write_text(text)
             Path(f"{path}.new").replace(path)
+
+
+def _is_loss(error: BaseException | None) -> bool:
+    """Whether an operation has failed for another process's sake, as NCCL and gloo say it."""
+    return isinstance(error, dist.DistBackendError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _let_the_cause_speak() -> None:

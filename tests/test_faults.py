@@ -1,0 +1,169 @@
+"""What becomes of ImageNet's scripts under multiproc.py when one of two ranks is killed, slow, or silent for good."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import IMAGENET_IMP, IMAGENET_SEARCH, ROOT, Launched
+
+from utils import preemption, tickets
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ranks are looked for in /proc")
+END_S = 30  # within which all must have come to an end
+
+
+@dataclass
+class Script:
+    """A script to disturb: its command, what rank 0 says in the midst of it, and whether it ended as it should."""
+
+    command: list
+    early: str
+    late: str
+    check: Callable[[], None]
+
+
+@pytest.fixture
+def imp(photographs, imagenet_tickets, tmp_path) -> Script:
+    folder = tmp_path / "tickets"
+
+    def check() -> None:
+        ours, theirs = (
+            {path.relative_to(top): path.read_bytes() for path in top.rglob("*.pth*")}
+            for top in (folder, imagenet_tickets)
+        )
+        assert ours == theirs and len(ours) == 2 * 3
+
+    command = [ROOT / "ImageNet" / "main_imp.py", photographs, *IMAGENET_IMP, "--save_dir", folder]
+    return Script(command, "level 0 epoch   1/3", "level 1 epoch   2/3", check)
+
+
+@pytest.fixture
+def search(photographs, imagenet_tickets, imagenet_pools, tmp_path) -> Script:
+    folder = tmp_path / "pools"
+
+    def check() -> None:
+        ours, theirs = (
+            json.loads((top / tickets.POOLS_JSON).read_text())["pools"] for top in (folder, imagenet_pools["two"])
+        )
+        assert ours == theirs and len(ours) == 2
+        for entry in ours:
+            pool, other = (
+                torch.load(top / entry["checkpoint"], weights_only=True)["state_dict"]
+                for top in (folder, imagenet_pools["two"])
+            )
+            assert all(torch.equal(pool[name], other[name]) for name in other)
+
+    files = ["--save_dir", imagenet_tickets, photographs, "--output_dir", folder]
+    command = [ROOT / "ImageNet" / "Lottery_pools.py", *files, *IMAGENET_SEARCH]
+    return Script(command, "level 0: 100.00% of weights remain", "level 1: 80.0", check)
+
+
+@pytest.fixture
+def start(launch, tmp_path) -> Callable[..., Launched]:
+    """Starts a script on two ranks; flags come before its name (the launcher's) or after it (its own)."""
+    return lambda *words: launch("--nproc_per_node", 2, "--log_dir", tmp_path / "logs", *words)
+
+
+def processes(folder: Path) -> dict[int, str]:
+    """The ranks that log below `folder` and all that they have started: process numbers, and whose rank they are."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+            pairs = (pair.partition("=") for pair in path.read_text().split("\0"))
+            env = {name: value for name, _, value in pairs}
+            if env.get("TORCHELASTIC_ERROR_FILE", "").startswith(str(folder)):
+                found[int(path.parent.name)] = env["RANK"]
+    return found
+
+
+def wait_until(run: Launched, is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        assert run.process.poll() is None, run.process.communicate()
+        time.sleep(0.005)
+
+
+def wait_for(said: str, run: Launched) -> list[int]:
+    """The process numbers of both ranks, as soon as rank 0 has `said` something in its first attempt."""
+    wait_until(run, lambda: len(processes(run.folder)) == 2)
+    ranks = sorted(processes(run.folder), key=processes(run.folder).get)
+    logs = run.folder / "logs"
+    pattern = f"*-{run.process.pid}/attempt_0/rank0.stdout.log"
+    wait_until(run, lambda: any(said in log.read_text() for log in logs.glob(pattern)))
+    return ranks
+
+
+def assert_all_end(run: Launched, seconds: float) -> SimpleNamespace:
+    """How the launcher comes to its end within `seconds`; nothing may be left of its ranks."""
+    begun = time.monotonic()
+    end = run.end()
+    assert time.monotonic() - begun < seconds
+    assert not processes(run.folder)
+    return end
+
+
+@pytest.mark.parametrize("name, victim", [("imp", 0), ("search", 1)])
+def test_a_killed_rank_ends_all_and_a_second_attempt_goes_on(request, start, name, victim):
+    script = request.getfixturevalue(name)
+    run = start(*script.command)
+    os.kill(wait_for(script.early, run)[victim], signal.SIGKILL)
+    end = assert_all_end(run, END_S)
+    assert end.status == 128 + signal.SIGKILL
+    assert f"multiproc.py: rank {victim} was killed by SIGKILL; its log: " in end.errors
+    run = start("--max_restarts", 1, *script.command)
+    os.kill(wait_for(script.late, run)[victim], signal.SIGKILL)
+    end = run.end()
+    assert end.status == 0, end.errors
+    assert f"multiproc.py: rank {victim} was killed by SIGKILL; all start again; its log: " in end.errors
+    script.check()
+
+
+def test_a_slow_rank_is_waited_for(start, imp):
+    run = start(*imp.command)
+    slow = wait_for(imp.early, run)[1]
+    os.kill(slow, signal.SIGSTOP)
+    time.sleep(8)
+    assert run.process.poll() is None
+    os.kill(slow, signal.SIGCONT)
+    end = run.end()
+    assert end.status == 0, end.errors
+    imp.check()
+
+
+def test_a_silent_rank_ends_all_when_the_timeout_is_over(start, imp):
+    """Also those who wait for it, and the processes that decode images for them."""
+    run = start(*imp.command, "--timeout", 10, "-j1")
+    os.kill(wait_for(imp.early, run)[0], signal.SIGSTOP)
+    end = assert_all_end(run, 10 + END_S)
+    assert end.status == 1
+    assert "multiproc.py: rank 1 failed" in end.errors
+    assert end.err[-1].endswith("rank 1 lost another rank, or waited for it longer than --timeout")
+
+
+def test_ranks_stop_in_the_midst_of_an_epoch_and_go_on(start, imp, imagenet_tickets, tmp_path):
+    """With processes that decode images, which must neither end before their ranks nor keep them from ending.
+
+    The ranks' batch-norm statistics are averaged once more, so those agree to rounding, not bit for bit.
+    """
+    run = start(*imp.command, "-j1")
+    wait_for(imp.early, run)
+    run.process.send_signal(signal.SIGTERM)
+    end = assert_all_end(run, END_S)
+    assert end.status == preemption.STATUS
+    assert "stopped by SIGTERM" in end.errors
+    assert start(*imp.command).end().status == 0
+    for theirs in imagenet_tickets.rglob("*.pth*"):
+        ours = tmp_path / "tickets" / theirs.relative_to(imagenet_tickets)
+        states = (torch.load(path, weights_only=True) for path in (ours, theirs))
+        for found, expected in zip(*(state.get("state_dict", state).values() for state in states), strict=True):
+            torch.testing.assert_close(found, expected)
