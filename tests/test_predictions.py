@@ -77,8 +77,8 @@ def test_calibration_error_is_the_formula_of_guo_et_al():
 def test_calibration_error_of_a_small_case_by_hand():
     bins = of_correct([1, 0, 1, 1], [0.61, 0.65, 0.99, 1.0]).bins()  # bins 10 and 15: (0.6, 0.667], (0.933, 1]
     assert {number: bin for number, bin in enumerate(bins, 1) if bin["images"]} == {
-        10: {"images": 2, "correct": 1, "confidence": pytest.approx(1.26)},
-        15: {"images": 2, "correct": 2, "confidence": pytest.approx(1.99)},
+        10: {"images": 2, "correct": 1, "confidence_sum": pytest.approx(1.26)},
+        15: {"images": 2, "correct": 2, "confidence_sum": pytest.approx(1.99)},
     }
     assert calibration_error(bins) == pytest.approx(100 * (0.26 + 0.01) / 4)
 

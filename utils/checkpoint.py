@@ -39,6 +39,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def check_folder(path: Path) -> None:
+    """Make the folder `path`; UserError where it cannot be had or written to, before hours of work show it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}; name another folder") from error
+
+
 def _umask() -> int:
     """The process's umask, which can be read only by setting it."""
     mask = os.umask(0)

@@ -42,13 +42,13 @@ class Predictions:
     def bins(self) -> list[dict[str, float]]:
         """The reliability diagram: for each of 15 equal bins of confidence, (0, 1/15] to (14/15, 1], sums over images.
 
-        `images`, how many of them are `correct`, and the sum of their `confidence` (0..1 each).
+        `images`, how many of them are `correct`, and `confidence_sum`, of 0 to 1 each.
         """
         index = (self.confidence * BINS).ceil().long().clamp(1, BINS) - 1
         counts = torch.bincount(index, minlength=BINS).tolist()
         sums = [torch.bincount(index, value, minlength=BINS).tolist() for value in (self.correct, self.confidence)]
         return [
-            {"images": images, "correct": round(correct), "confidence": confidence}
+            {"images": images, "correct": round(correct), "confidence_sum": confidence}
             for images, correct, confidence in zip(counts, *sums, strict=True)
         ]
 
@@ -71,7 +71,8 @@ def per_image(logits: Tensor, labels: Tensor) -> Tensor:
 
 def calibration_error(bins: list[dict[str, float]]) -> float:
     """Expected calibration error in percent (Guo et al. 2017): |accuracy - confidence| of each bin, by its images."""
-    return 100 * sum(abs(bin["correct"] - bin["confidence"]) for bin in bins) / sum(bin["images"] for bin in bins)
+    gaps = sum(abs(bin["correct"] - bin["confidence_sum"]) for bin in bins)
+    return 100 * gaps / sum(bin["images"] for bin in bins)
 
 
 @dataclass(frozen=True)
