@@ -2,7 +2,7 @@
 
     python evaluate.py TICKETS/pools/Lottery_pools TICKETS/pools/interpolate_swa
     python evaluate.py TICKETS/pools/Lottery_pools --score --dataset digits --arch resnet20s
-    python evaluate.py TICKETS TICKETS/pools/Lottery_pools FILE --dataset cifar100 --arch resnet18 --corruptions CIFAR-100-C
+    python evaluate.py TICKETS POOLS FILE --dataset cifar100 --arch resnet18 --corruptions CIFAR-100-C
 
 Folders of pools alone are compared by what their pools.json recorded: at once, without images or --arch. With --score
 or --corruptions, or where a PATH is a folder of tickets or a checkpoint, every network is run on the test images.

@@ -2,7 +2,7 @@
 
     python evaluate.py TICKETS/pools/Lottery_pools TICKETS/pools/interpolate_swa
     python evaluate.py TICKETS/pools/Lottery_pools --score --data DIR --arch imagenet_resnet_18
-    python ../multiproc.py --nproc_per_node 2 evaluate.py TICKETS/pools/Lottery_pools --data DIR --corruptions ImageNet-C
+    python ../multiproc.py --nproc_per_node 2 evaluate.py TICKETS POOLS --data DIR --corruptions ImageNet-C
 
 Folders of pools alone are compared by what their pools.json recorded: at once, without images or --arch. With --score
 or --corruptions, or where a PATH is a folder of tickets or a checkpoint, every network is run on the test images.

@@ -1,7 +1,8 @@
 """Several methods on the same tickets, side by side, from what their `pools.json` files say: `evaluate.py`."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,6 +33,20 @@ def read_results(folder: Path) -> Results:
     return results
 
 
+def read_all(folders: Sequence[Path]) -> list[Results]:
+    """The results in each of `folders`; methods that would bear one name are told apart by their folders'."""
+    found = [read_results(folder) for folder in folders]
+    count = Counter(method.label for method in found)
+    return [
+        replace(method, label=f"{method.label} ({_folder(path).name})") if count[method.label] > 1 else method
+        for method, path in zip(found, folders, strict=True)
+    ]
+
+
+def _folder(path: Path) -> Path:
+    return path.resolve().parent if path.is_file() else path.resolve()
+
+
 def compare(results: Sequence[Results], folder: Path) -> str:
     """Write the comparison's table and picture into `folder` and return the table.
 
@@ -56,7 +71,10 @@ def _common_tickets(results: Sequence[Results]) -> dict[int, dict[str, Any]]:
         for level, entry in method.entries.items():
             first = found.setdefault(level, entry)
             if (first["density"], first["ticket_test_accuracy"]) != (entry["density"], entry["ticket_test_accuracy"]):
-                raise UserError(f"{method.label} started from another ticket of level {level} than {results[0].label}")
+                raise UserError(
+                    f"{method.label} started from another ticket of level {level} than {results[0].label}: "
+                    "compare methods on the same tickets, or score several runs with --score"
+                )
     return dict(sorted(found.items()))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from utils import checkpoint, report, score_tables, tickets
-from utils.comparison import compare, read_results
+from utils.comparison import compare, read_all
 from utils.corruptions import CorruptedImages, counted
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Evaluator, precision_name
@@ -25,7 +25,7 @@ def only_compares(args: argparse.Namespace) -> bool:
 def compare_recorded(args: argparse.Namespace) -> None:
     """Print and write what the `pools.json` of each folder says."""
     folder = _results_folder(args)
-    print(compare([read_results(path) for path in args.paths], folder))
+    print(compare(read_all(args.paths), folder))
     print(f"table and picture are in {folder}")
 
 

@@ -30,10 +30,11 @@ class Predictions:
 
     def summary(self) -> dict[str, Any]:
         """Means over the images: accuracies and `ece` in percent; of no more than five classes all are in the top 5."""
+        images = len(self.correct)
         return {
-            "images": len(self.correct),
-            "accuracy": 100 * float(self.correct.mean()),
-            "top5_accuracy": 100 * float(self.in_top5.mean()),
+            "images": images,
+            "accuracy": 100 * float(self.correct.sum()) / images,
+            "top5_accuracy": 100 * float(self.in_top5.sum()) / images,
             "nll": float(self.nll.mean()),
             "ece": calibration_error(self.bins()),
             "brier": float(self.brier.mean()),
