@@ -111,7 +111,7 @@ def plot_reliability(series: Mapping[str, Sequence[Mapping[str, float]]], path: 
 def plot_corruptions(series: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """A bar for each corruption and method, as PDF too; `series` maps a label to accuracies (percent) by corruption."""
     names, methods = list(next(iter(series.values()))), len(series)
-    height = min(8.5, 1.2 + len(names) * (0.14 + 0.11 * methods))  # a page's at most
+    height = min(8.5, max(2.1, 1.2 + len(names) * (0.14 + 0.11 * methods)))  # a page's at most
     figure = Figure(figsize=(3.5, height), layout="constrained")
     axes = figure.subplots()
     _dress(axes, "test accuracy (%)", "")
