@@ -34,8 +34,8 @@ def pools_folder(tickets_folder: Path, method: str) -> Path:
 
 def tickets_beside(pools: Path) -> Path | None:
     """The folder of tickets in which `pools` lies, if it is where `pools_folder` puts it."""
-    parent = pools.resolve().parent
-    return parent.parent if parent.name == "pools" else None
+    folder = pools if pools.parent.name == "pools" else pools.resolve()
+    return folder.parent.parent if folder.parent.name == "pools" else None
 
 
 def corrupted_path(folder: Path, corruption: str) -> Path:
