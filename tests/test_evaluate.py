@@ -18,8 +18,11 @@ from CIFAR import Lottery_pools, evaluate, main_imp
 from CIFAR.corruptions import CorruptedArrays
 from CIFAR.dataset import Split, load_data
 from utils.corruptions import SEVERITIES, STANDARD, in_order, mean_accuracy
+from utils.errors import UserError
 from utils.evaluation import Evaluator
+from utils.networks import find_networks
 from utils.predictions import mcnemar
+from utils.scoring import read_networks, score_networks
 from utils.tickets import TicketFile
 
 METHODS = {"Lottery_pools_0.5": "average", "interpolate_swa": "SWA"}
@@ -347,7 +350,16 @@ def test_pool_that_is_gone(evaluation_fails, run):
 
 
 @pytest.mark.parametrize(
-    "change", [{"recipe": {"level": 1}}, {"recipe": None}, {"tickets": []}, {"settings": {}}, {"state_dict": {}}]
+    "change",
+    [
+        {"recipe": {"level": 1}},
+        {"recipe": {"level": 1, "density": "half"}},
+        {"recipe": {"level": [1], "density": 0.5}},
+        {"recipe": None},
+        {"tickets": []},
+        {"settings": {}},
+        {"state_dict": {}},
+    ],
 )
 def test_pool_with_something_missing(evaluation_fails, run, change):
     path = run / "pools/interpolate_swa/1pool.pth.tar"
@@ -368,6 +380,25 @@ def test_network_that_answers_with_nan(evaluation_fails, run):
     record["state_dict"]["fc.weight"].fill_(3e38)
     torch.save(record, path)
     assert str(path) in evaluation_fails(path)
+
+
+class Nothing:
+    """Corrupted images none of which can be read."""
+
+    names = ("fog",)
+
+    def batches(self, corruption, severity, batch_size):
+        return iter(())
+
+
+def test_images_none_of_which_can_be_read(run, monkeypatch):
+    _, evaluator = digits_evaluator()
+    scores = read_networks(find_networks([run]), evaluator)
+    with pytest.raises(UserError, match="no image of fog, severity 1"):
+        score_networks(scores, evaluator, 50, Nothing(), lambda line: None)
+    monkeypatch.setattr(evaluator.data, "eval_batches", lambda *_: iter(()))
+    with pytest.raises(UserError, match="--data: none of the test images"):
+        score_networks(scores, evaluator, 50, None, lambda line: None)
 
 
 def test_folder_that_cannot_be_written(evaluation_fails, run, tmp_path):

@@ -82,9 +82,10 @@ def _notes(scores: Sequence[Scored], corrupted: CorruptedImages | None) -> list[
         notes.append(
             "gain and p: each pool against its own ticket, by McNemar's exact test, not corrected for their number"
         )
-    alone = [scored.network.file.path for scored in scores if scored.network.start and not scored.ticket]
+    alone = [str(scored.network.file.path) for scored in scores if scored.network.start and not scored.ticket]
     if alone:
-        notes.append(f"no gain, since their tickets are not among the networks given: {', '.join(map(str, alone))}")
+        shown = ", ".join([*alone[:3], *(["…"] if len(alone) > 3 else [])])
+        notes.append(f"no gain for {len(alone)} pools whose tickets are not among the networks given: {shown}")
     if corrupted:
         notes.append(f"corrupted: mean over five severities of {counted(corrupted.names)}")
     return notes

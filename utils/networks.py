@@ -70,7 +70,7 @@ def _pools(folder: Path) -> list[NetworkFile]:
     paths = [tickets.pool_path(folder, level) for level in read_results(folder).entries]
     pools = [_pool(path, checkpoint.load(path)) for path in paths]
     beside, levels = [], {pool.level for pool in pools}
-    for place in {folder, tickets.tickets_beside(folder)} - {None}:
+    for place in filter(None, (folder, tickets.tickets_beside(folder))):
         with contextlib.suppress(UserError):  # a courtesy: pools may lie anywhere
             beside += [ticket for ticket in _tickets(place) if ticket.level in levels]
     return [*beside, *pools]
@@ -78,10 +78,10 @@ def _pools(folder: Path) -> list[NetworkFile]:
 
 def _pool(path: Path, content: object) -> NetworkFile:
     try:
-        level, density = content["recipe"]["level"], content["recipe"]["density"]
-        start = content["tickets"][0][1]
+        level, density = int(content["recipe"]["level"]), float(content["recipe"]["density"])
+        start = str(content["tickets"][0][1])
         return NetworkFile(method_label(content["settings"]), level, TicketFile(level, path), density, start)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is no pool of Lottery_pools.py: {error} is missing or odd") from error
 
 

@@ -63,7 +63,7 @@ def per_image(logits: Tensor, labels: Tensor) -> Tensor:
     There may be more outputs than classes: they share the probability like any other.
     """
     logs = log_softmax(logits.double(), 1)
-    predicted = logits.argmax(1)
+    predicted = logits.float().argmax(1)  # as `evaluate` counts: of equal logits, which bfloat16 often gives, one
     true = logs.gather(1, labels[:, None])
     confidence = logs.gather(1, predicted[:, None]).squeeze(1).exp()
     brier = logs.exp().square().sum(1) - 2 * true.squeeze(1).exp() + 1

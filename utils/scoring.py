@@ -66,6 +66,8 @@ def score_networks(
     """Fill in `scores`: every network on the test images, and on the `corrupted` ones if there are any."""
     for scored in scores:
         scored.predictions = evaluator.predict(scored.state, evaluator.data.eval_batches("test", batch_size))
+        if not len(scored.predictions.correct):
+            raise UserError("--data: none of the test images can be read")
         scored.quality = scored.predictions.summary()
         if not math.isfinite(scored.quality["nll"]):
             raise UserError(f"{scored.network.file.path} answers with NaN or infinity: it cannot be scored")
@@ -98,6 +100,8 @@ def _score_corrupted(
             for severity in SEVERITIES:
                 for scored in scores:
                     score = evaluator.score(scored.state, corrupted.batches(name, severity, batch_size))
+                    if not score.images:
+                        raise UserError(f"--corruptions: no image of {name}, severity {severity}, can be read")
                     scored.corrupted.setdefault(name, []).append(score.accuracy)
                     bar.update()
             bar.clear()
