@@ -54,6 +54,11 @@ class Split:
         """The same split on `device`."""
         return Split(self.images.to(device), self.labels.to(device))
 
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images in order, as they are: N x 3 x H x W float32 in 0..1, channels last in memory, and labels."""
+        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
+            yield _to_float(images), labels
+
 
 @dataclass
 class ImageData:
@@ -122,9 +127,7 @@ class ImageData:
 
     def eval_batches(self, split: str, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """The images of `split` ("train", "val" or "test") in order, as they are; yields what `train_batches` does."""
-        part = {"train": self.train, "val": self.val, "test": self.test}[split]
-        for images, labels in zip(part.images.split(batch_size), part.labels.split(batch_size), strict=True):
-            yield _to_float(images), labels
+        return {"train": self.train, "val": self.val, "test": self.test}[split].batches(batch_size)
 
     def _pass_length(self, limit: int) -> int:
         return min(limit, len(self.train)) if limit > 0 else len(self.train)

@@ -92,6 +92,7 @@ class ImageFolders:
         self.samples, self.classes = _read_folders(root, val_images, data_limit)
         self._room = cache_gb * 1e9
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
+        self._other = ""
         self._augment = transforms.Compose(
             [
                 transforms.RandomResizedCrop(image_size, scale=(0.1, 1.0), ratio=(0.8, 1.25)),
@@ -146,9 +147,25 @@ class ImageFolders:
 
     def eval_batches(self, split: str, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of "train", "val" or "test", in order, not augmented."""
-        photographs = Photographs(self.samples[split], self.side, self._plain)
+        return self._in_order(split, Photographs(self.samples[split], self.side, self._plain), batch_size)
+
+    def other_batches(self, name: str, samples: Sequence[Sample], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's part of photographs from elsewhere, in order; kept decoded until those of another `name` are.
+
+        Those that have the networks' size already are taken as they are.
+        """
+        if self._other != name and self._other in self._memory:
+            images, _ = self._memory.pop(self._other)
+            self._room += images.numel()
+        self._other = name
+        return self._in_order(name, Photographs(samples, self.side, self._fit), batch_size)
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        return image if image.size == (self.side, self.side) else self._plain(image)
+
+    def _in_order(self, name: str, photographs: Photographs, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         mine = torch.arange(len(photographs))[_slice(self.part.shard(len(photographs)))]
-        return self._kept(split, photographs, mine.split(batch_size) if len(mine) else ())
+        return self._kept(name, photographs, mine.split(batch_size) if len(mine) else ())
 
     def decode_ahead(self, *bn_images: int | None) -> None:
         """Fill the memory that processes share while they are in step: with starts of their own they no longer are.
@@ -248,7 +265,7 @@ def _read_folders(root: Path, val_images: int | None, data_limit: int) -> tuple[
     if "test" not in samples:
         samples["test"] = samples["val"]
         samples["train"], samples["val"] = _hold_out(samples["train"], val_images)
-    return {split: _spread(part, data_limit) for split, part in samples.items()}, classes
+    return {split: spread(part, data_limit) for split, part in samples.items()}, classes
 
 
 def _read_split(folder: Path) -> ImageFolder:
@@ -267,7 +284,7 @@ def _hold_out(train: list[Sample], val_images: int | None) -> tuple[list[Sample]
     return [train[index] for index in sorted(order[wanted:])], [train[index] for index in sorted(order[:wanted])]
 
 
-def _spread(samples: list[Sample], limit: int) -> list[Sample]:
+def spread(samples: list[Sample], limit: int) -> list[Sample]:
     """At most `limit` (0: all) of `samples`, evenly over them and so over their classes."""
     if not limit or limit >= len(samples):
         return samples

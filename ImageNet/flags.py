@@ -11,9 +11,9 @@ from utils.parser import Parser, count, nonnegative, positive
 PAPER = {"arch": "imagenet_resnet_18", "seed": 17, "batch_size": 1024}
 
 
-def add_data_flags(parser: Parser) -> None:
+def add_data_flags(parser: Parser, data_flag: str = "data") -> None:
     group = parser.add_argument_group("images")
-    group.add_argument("data", type=Path, nargs="?", metavar="DIR", help="folder with train, val and, if any, test")
+    group.add_argument(data_flag, type=Path, nargs="?", metavar="DIR", help="folder with train, val and, if any, test")
     group.add_argument("--image_size", type=positive, default=224, metavar="N", help="side of the crops, pixels")
     group.add_argument("--resize", type=positive, metavar="N", help="shorter side before cropping; default: 8/7 of it")
     group.add_argument(

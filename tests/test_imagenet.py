@@ -1,18 +1,23 @@
 """ImageNet's scripts on small photographs: what each process sees, and the same tickets and pools from one or two."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
-from conftest import IMAGENET, IMAGENET_IMP, IMAGENET_SEARCH, SHARED, script, write_photographs
+from conftest import CLASSES, IMAGENET, IMAGENET_IMP, IMAGENET_SEARCH, SHARED, script, write_photographs
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 import models
-from ImageNet import Lottery_pools, main_imp
+from ImageNet import Lottery_pools, evaluate, main_imp
+from ImageNet.corruptions import CorruptedFolders
 from ImageNet.dataset import ImageFolders
 from utils import tickets
+from utils.corruptions import SEVERITIES
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
@@ -261,6 +266,116 @@ def test_two_processes_recorded_what_one_measures(imagenet_tickets, imagenet_poo
     for level in (0, 1):
         record = torch.load(imagenet_tickets / f"level_{level}" / "main" / "resume.pth.tar", weights_only=True)
         assert entries(imagenet_pools["one"])[level]["ticket_val_accuracy"] == record["best_sa"]
+
+
+# What networks are worth
+
+
+@pytest.fixture(scope="module")
+def corrupted(photographs, tmp_path_factory) -> Path:
+    """ImageNet-C's layout: `fog` holds the test photographs as they are, `spatter` those of another class."""
+    folder = tmp_path_factory.mktemp("corrupted")
+    for name, classes in (("fog", CLASSES), ("spatter", (*CLASSES[1:], CLASSES[0]))):
+        for severity in SEVERITIES:
+            for target, source in zip(CLASSES, classes, strict=True):
+                shutil.copytree(photographs / "test" / source, folder / name / str(severity) / target)
+    return folder
+
+
+def networks(folder: Path) -> list[dict]:
+    return json.loads((folder / tickets.EVALUATION_JSON).read_text())["networks"]
+
+
+@pytest.fixture(scope="module")
+def evaluations(photographs, imagenet_tickets, imagenet_pools, corrupted, tmp_path_factory) -> dict[int, list[dict]]:
+    """The networks of one evaluation, by one process and by two, which cannot share 21 images evenly."""
+    folder = tmp_path_factory.mktemp("evaluations")
+    named = [imagenet_tickets, imagenet_pools["one"], "--data", photographs, *IMAGENET, "--batch_size", 4]
+    arguments = [*map(str, named), "--corruptions", str(corrupted), "--save_dir"]
+    evaluate.main([*arguments, str(folder / "1")])
+    done = script("evaluate.py", *arguments, folder / "2", processes=2)
+    assert done.returncode == 0, done.stderr
+    return {processes: networks(folder / str(processes)) for processes in (1, 2)}
+
+
+def test_evaluation_agrees_with_what_the_search_recorded(evaluations, imagenet_pools):
+    found = {(network["method"], network["level"]): network for network in evaluations[1]}
+    assert len(found) == 4
+    for entry in entries(imagenet_pools["one"]):
+        ticket, pool = (found[method, entry["level"]] for method in ("ticket", "Lottery Pools (2 coefficients)"))
+        assert ticket["accuracy"] == entry["ticket_test_accuracy"]
+        assert pool["accuracy"] == entry["pool_test_accuracy"]
+        assert pool["gain"] == pool["accuracy"] - ticket["accuracy"]
+        assert pool["p_value"] <= 1
+
+
+def test_evaluation_is_the_same_over_several_processes(evaluations):
+    for one, two in zip(evaluations[1], evaluations[2], strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"bins", "nll", "ece", "brier"}:
+            assert one[name] == two[name], name
+        for name in ("nll", "ece", "brier"):
+            assert one[name] == pytest.approx(two[name], rel=1e-5)
+
+
+def test_corrupted_photographs_are_scored_by_corruption_and_severity(evaluations):
+    for network in evaluations[1]:
+        assert list(network["corruptions"]) == ["fog", "spatter"]
+        assert network["corrupted_accuracy"] == mean(network["corruptions"]["fog"])
+        assert len({*network["corruptions"]["spatter"]}) == 1
+
+
+def test_photographs_of_the_networks_size_are_taken_as_they_are(photographs, tmp_path):
+    data = images_of(photographs)
+    with Image.open(next((photographs / "test" / "ant").glob("*.JPEG"))) as image:
+        image.crop((0, 0, 32, 32)).save(tmp_path / "exact.png")
+        image.save(tmp_path / "larger.png")
+        exact, larger = pil_to_tensor(image.crop((0, 0, 32, 32))), pil_to_tensor(data._plain(image))
+    samples = [(str(tmp_path / name), 0) for name in ("exact.png", "larger.png")]
+    ((images, _),) = data.other_batches("any", samples, 2)
+    assert torch.equal((images * 255).round().byte(), torch.stack([exact, larger]))
+
+
+def test_one_set_of_corrupted_photographs_is_kept_at_a_time(photographs, corrupted, monkeypatch):
+    data = images_of(photographs, cache_gb=1)
+    images, room = CorruptedFolders(corrupted, data), data._room
+    for severity in (1, 2, 2):
+        ((first, labels),) = images.batches("fog", severity, 100)
+        assert len(data._memory) == 1 and data._room == room - 21 * 3 * 32**2
+    monkeypatch.setattr(data, "_decode", None)
+    ((again, _),) = images.batches("fog", 2, 100)
+    assert torch.equal(first, again) and labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+
+
+def test_recorded_results_need_no_photographs(imagenet_pools, tmp_path, capsys):
+    evaluate.main([str(imagenet_pools["one"]), "--save_dir", str(tmp_path)])
+    assert "mean gain" in capsys.readouterr().out and (tmp_path / tickets.COMPARISON_CSV).exists()
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (shutil.rmtree, ["no such folder"]),
+        (lambda folder: [shutil.rmtree(folder / name) for name in ("fog", "spatter")], ["<corruption>"]),
+        (lambda folder: shutil.rmtree(folder / "fog" / "4"), ["fog/4"]),
+        (lambda folder: shutil.rmtree(folder / "fog" / "4" / "bee"), ["fog/4", "bee"]),
+        (lambda folder: [path.unlink() for path in (folder / "fog/1/bee").iterdir()], ["fog/1", "bee"]),
+    ],
+)
+def test_corrupted_folders_that_are_not_as_they_must_be(
+    fails, photographs, imagenet_tickets, corrupted, tmp_path, damage, words
+):
+    folder = Path(shutil.copytree(corrupted, tmp_path / "corrupted"))
+    damage(folder)
+    images = ["--data", photographs, *IMAGENET, "--quiet"]
+    line = fails(evaluate, imagenet_tickets, *images, "--corruptions", folder, "--save_dir", tmp_path / "out")
+    for word in (str(folder), *words):
+        assert word in line
+    assert not (tmp_path / "out" / tickets.EVALUATION_JSON).exists()
+
+
+def test_photographs_that_are_not_named(fails, imagenet_tickets):
+    assert "train/" in fails(evaluate, imagenet_tickets, *IMAGENET)
 
 
 @pytest.fixture(scope="module")

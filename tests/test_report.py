@@ -136,3 +136,50 @@ def test_every_pair_has_its_path_in_accuracy_and_in_loss(tmp_path, figures, pair
     report.plot_connectivity(paths, tmp_path / "c.png")
     assert_shows_something(tmp_path / "c.png")
     assert [len(axes.lines) for axes in figures[0].axes] == [pairs, pairs]
+
+
+def reliability_bins(correct: float) -> list[dict[str, float]]:
+    """15 bins of which the lower ones are empty, as those of trained networks are."""
+    return [
+        {"images": 10 * n, "correct": round(10 * n * correct), "confidence_sum": 10 * n * n / 15} for n in range(15)
+    ]
+
+
+@pytest.mark.parametrize("methods", [1, 8])
+def test_reliability_is_drawn_where_there_are_images(tmp_path, figures, methods):
+    series = {f"method {number}": reliability_bins(0.5) for number in range(methods)}
+    report.plot_reliability(series, tmp_path / "r.png")
+    assert_shows_something(tmp_path / "r.png")
+    upper, lower = figures[0].axes
+    assert [len(axes.lines) for axes in (upper, lower)] == [methods + 1, methods]
+    line = upper.lines[1]
+    assert list(line.get_xdata()) == pytest.approx([100 * number / 15 for number in range(1, 15)])
+    assert list(line.get_ydata()) == pytest.approx([50] * 14)
+    assert sum(lower.lines[0].get_ydata()) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("methods", [1, 8])
+@pytest.mark.parametrize("corruptions", [1, 19])
+def test_every_corruption_has_a_bar_for_each_method(tmp_path, figures, corruptions, methods):
+    series = {
+        f"method {number}": {f"corruption_{place}": 50.0 + number for place in range(corruptions)}
+        for number in range(methods)
+    }
+    report.plot_corruptions(series, tmp_path / "c.png")
+    assert_shows_something(tmp_path / "c.png")
+    (axes,) = figures[0].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"corruption {n}" for n in range(corruptions)]
+    assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [
+        [50.0 + number] * corruptions for number in range(methods)
+    ]
+    places = sorted(bar.get_y() for bar in axes.patches)
+    assert all(after - before > 0.99 * axes.patches[0].get_height() for before, after in pairwise(places))
+    assert figures[0].get_figheight() <= 8.5, "it fits a page"
+
+
+def test_pdf_lies_beside_the_picture_with_fonts_that_publishers_take(tmp_path):
+    for name in ("first", "second"):
+        report.plot_reliability({"ticket": reliability_bins(1.0)}, tmp_path / f"{name}.png")
+    first, second = ((tmp_path / f"{name}.pdf").read_bytes() for name in ("first", "second"))
+    assert first.startswith(b"%PDF") and b"/Type3" not in first.replace(b" ", b"")
+    assert first == second, "no date in it"

@@ -36,10 +36,18 @@ def add_network_flags(parser: Parser) -> None:
 
 
 def add_run_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("run")
+    group = add_device_flags(parser)
     group.add_argument(
         "--seed", type=count, default=41, metavar="S", help="initialisation, order of images, augmentation"
     )
+    group.add_argument(
+        "--batch_size", type=positive, default=128, metavar="N", help="images a batch in training and recalibration"
+    )
+
+
+def add_device_flags(parser: Parser) -> argparse._ArgumentGroup:
+    """The flags that say where and how, not what; returns their group."""
+    group = parser.add_argument_group("run")
     group.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
         "--gpu", type=count, metavar="N", help="the same as --device cuda:N, as the published scripts spell it"
@@ -48,13 +56,11 @@ def add_run_flags(parser: Parser) -> None:
     group.add_argument("--channels_last", action="store_true", help="lay weights out channels last, as images are")
     group.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
     group.add_argument(
-        "--batch_size", type=positive, default=128, metavar="N", help="images a batch in training and recalibration"
-    )
-    group.add_argument(
         "--deterministic", action="store_true", help="on a GPU, slower arithmetic that gives the same bits each time"
     )
     group.add_argument("--quiet", action="store_true", help="print results alone")
     group.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    return group
 
 
 def add_unused_flags(parser: Parser, workers: bool = True) -> None:
@@ -194,6 +200,28 @@ def add_pool_flags(
         metavar="DIR",
         help="folder of the pools; default: pools/… in the tickets' folder",
     )
+
+
+def add_evaluation_flags(parser: Parser, corruptions: str) -> None:
+    """What `evaluate.py` scores, on how many images at once; `corruptions` says what that folder holds."""
+    parser.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="a folder of tickets, a folder of pools, or a single checkpoint of either",
+    )
+    group = parser.add_argument_group("scores")
+    group.add_argument("--score", action="store_true", help="run the networks even if every PATH holds pools")
+    group.add_argument("--corruptions", type=Path, metavar="DIR", help=corruptions)
+    group.add_argument("--batch_size", type=positive, default=500, metavar="N", help="images scored at the same time")
+    group.add_argument(
+        "--save_dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of tables and pictures; default: beside the first PATH, of a folder of tickets in it",
+    )
+    parser.set_defaults(seed=0)  # nothing is drawn
 
 
 def add_jobs_flag(parser: Parser) -> None:

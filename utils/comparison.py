@@ -1,7 +1,8 @@
 """Several methods on the same tickets, side by side, from what their `pools.json` files say: `evaluate.py`."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,29 +10,6 @@ from typing import Any
 from utils import checkpoint, report, tickets
 from utils.errors import UserError
 from utils.methods import method_label
-from utils.parser import Parser
-
-
-def build_parser() -> Parser:
-    parser = Parser(
-        "Compare methods on the same tickets: one table, comparison.csv, and one picture, accuracy.png.\n\n"
-        "    python evaluate.py DIR/pools/Lottery_pools DIR/pools/interpolate_swa [--save_dir DIR]\n\n"
-        "Each folder holds a pools.json of Lottery_pools.py; the numbers are those that were measured then.",
-        usage="%(prog)s DIR [DIR …] [flags]",
-    )
-    parser.add_argument("pools", type=Path, nargs="+", metavar="DIR", help="folders of pools, one a method")
-    parser.add_argument(
-        "--save_dir", type=Path, metavar="DIR", help="folder of table and picture; default: the first folder's parent"
-    )
-    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    folder = args.save_dir or args.pools[0].parent
-    print(compare([read_results(path) for path in args.pools], folder))
-    print(f"table and picture are in {folder}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +31,20 @@ def read_results(folder: Path) -> Results:
     if not results.entries:
         raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
     return results
+
+
+def read_all(folders: Sequence[Path]) -> list[Results]:
+    """The results in each of `folders`; methods that would bear one name are told apart by their folders'."""
+    found = [read_results(folder) for folder in folders]
+    count = Counter(method.label for method in found)
+    return [
+        replace(method, label=f"{method.label} ({_folder(path).name})") if count[method.label] > 1 else method
+        for method, path in zip(found, folders, strict=True)
+    ]
+
+
+def _folder(path: Path) -> Path:
+    return path.resolve().parent if path.is_file() else path.resolve()
 
 
 def compare(results: Sequence[Results], folder: Path) -> str:
@@ -79,7 +71,10 @@ def _common_tickets(results: Sequence[Results]) -> dict[int, dict[str, Any]]:
         for level, entry in method.entries.items():
             first = found.setdefault(level, entry)
             if (first["density"], first["ticket_test_accuracy"]) != (entry["density"], entry["ticket_test_accuracy"]):
-                raise UserError(f"{method.label} started from another ticket of level {level} than {results[0].label}")
+                raise UserError(
+                    f"{method.label} started from another ticket of level {level} than {results[0].label}: "
+                    "compare methods on the same tickets, or score several runs with --score"
+                )
     return dict(sorted(found.items()))
 
 

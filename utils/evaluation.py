@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from utils.batchnorm import recalibrate
 from utils.distributed import SINGLE, Processes
+from utils.predictions import FIELDS, Predictions, per_image
 from utils.pruning import State
 from utils.tickets import Ticket, TicketFile, fit_to_network, read_ticket
 from utils.workers import Workers
@@ -53,6 +54,18 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], processes
         loss += cross_entropy(outputs, labels, reduction="sum").double()
         images += len(labels)
     return total_score(int(correct), images, float(loss), processes)
+
+
+@torch.inference_mode()
+def predict(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], processes: Processes = SINGLE) -> Predictions:
+    """What `net` in evaluation mode says of each image of `batches` (as for `evaluate`); the device is read once.
+
+    With several `processes`, each has images of its own, and all get those of rank 0, then those of rank 1, and so on.
+    """
+    net.eval()
+    parts = [per_image(net(images), labels) for images, labels in batches]
+    mine = torch.cat(parts, 1).cpu() if parts else torch.empty(FIELDS, 0, dtype=torch.float64)
+    return Predictions(*torch.cat(processes.gather_objects(mine), 1))
 
 
 def total_score(correct: int, images: int, loss_sum: float, processes: Processes) -> Score:
@@ -114,9 +127,18 @@ class Evaluator:
         """For reports alone: nothing may be chosen by it."""
         return self._score(state, "test")
 
-    def _score(self, state: State, split: str) -> Score:
+    def predict(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> Predictions:
+        """What the network says of each image of `batches`; each process has its part of them."""
         with self._network(state) as net:
-            return evaluate(net, self.workers.watched(self.data.eval_batches(split)), self.processes)
+            return predict(net, self.workers.watched(batches), self.processes)
+
+    def score(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+        """The score on the images of `batches`; each process has its part of them."""
+        with self._network(state) as net:
+            return evaluate(net, self.workers.watched(batches), self.processes)
+
+    def _score(self, state: State, split: str) -> Score:
+        return self.score(state, self.data.eval_batches(split))
 
     @contextlib.contextmanager
     def _network(self, state: State) -> Iterator[nn.Module]:

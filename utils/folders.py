@@ -1,4 +1,4 @@
-"""The folder that a run writes to: one run at a time in it, and room for what will come."""
+"""The folder that a run writes to: one run at a time in it, leave to write, and room for what will come."""
 
 import contextlib
 import errno
@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -75,6 +76,15 @@ def _is_still(path: Path, file: IO[str]) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
+
+
+def check_folder(path: Path) -> None:
+    """Make the folder `path`; UserError where it cannot be had or written to, before hours of work show it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}; name another folder") from error
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
     """A flag's value as JSON gives it back, so that what was written compares equal to what is given again."""
     if isinstance(value, Path):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def processor_name() -> str:

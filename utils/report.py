@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import NullLocator, ScalarFormatter, StrMethodFormatter
 
 from utils.checkpoint import write_atomically, write_text
 
@@ -83,6 +84,51 @@ def plot_connectivity(paths: Sequence[Mapping], path: Path) -> None:
     _write(figure, path)
 
 
+def plot_reliability(series: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
+    """Accuracy against confidence, and where the images are, for each method; as PDF too (Guo et al. 2017).
+
+    `series` maps a label to its bins of equal width from 0 to 1; see `utils.predictions.Predictions.bins`.
+    """
+    figure = Figure(figsize=(3.5, 4.2), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(5, 2))
+    _dress(upper, "", "accuracy (%)")
+    _dress(lower, "confidence (%)", "images (%)")
+    upper.plot([0, 100], [0, 100], color="grey", ls="--", lw=1, label="calibrated")
+    for style, (label, bins) in zip(cycle(STYLES), series.items(), strict=False):
+        total, filled = sum(bin["images"] for bin in bins), [bin for bin in bins if bin["images"]]
+        confidence = [100 * bin["confidence_sum"] / bin["images"] for bin in filled]
+        accuracy = [100 * bin["correct"] / bin["images"] for bin in filled]
+        upper.plot(confidence, accuracy, label=label, ms=4, lw=1.3, **style)
+        lower.plot(confidence, [100 * bin["images"] / total for bin in filled], ms=3, lw=1, **style)
+    upper.set(xlim=(0, 103), ylim=(-3, 103))
+    lower.set_yscale("log")  # bins that few images fill are where the lines above are noise
+    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    lower.yaxis.set_minor_locator(NullLocator())
+    _save(figure, upper, path, columns=2)
+    _write_pdf(figure, path)
+
+
+def plot_corruptions(series: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """A bar for each corruption and method, as PDF too; `series` maps a label to accuracies (percent) by corruption."""
+    names, methods = list(next(iter(series.values()))), len(series)
+    height = min(8.5, max(2.1, 1.2 + len(names) * (0.14 + 0.11 * methods)))  # a page's at most
+    figure = Figure(figsize=(3.5, height), layout="constrained")
+    axes = figure.subplots()
+    _dress(axes, "test accuracy (%)", "")
+    axes.set_axisbelow(True)
+    thickness = 0.85 / methods
+    for number, (style, (label, accuracies)) in enumerate(zip(cycle(STYLES), series.items(), strict=False)):
+        places = [place + (number - (methods - 1) / 2) * thickness for place in range(len(names))]
+        hatch = "//" if number >= len(STYLES) else None
+        lengths = [accuracies[name] for name in names]
+        axes.barh(places, lengths, thickness, label=label, color=style["color"], hatch=hatch, edgecolor="white", lw=0.4)
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    _save(figure, axes, path, columns=2)
+    _write_pdf(figure, path)
+
+
 def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -96,11 +142,20 @@ def _dress(axes: Axes, x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, axes: Axes, path: Path) -> None:
+def _save(figure: Figure, axes: Axes, path: Path, columns: int = 3) -> None:
     # Below the axes, where no line can run through it.
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     _write(figure, path)
 
 
 def _write(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def _write_pdf(figure: Figure, path: Path) -> None:
+    """The PDF beside the PNG file `path`, with TrueType fonts, which publishers ask for, and no date in it."""
+    with rc_context({"pdf.fonttype": 42}):
+        write_atomically(
+            path.with_suffix(".pdf"), lambda file: figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+        )

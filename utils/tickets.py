@@ -22,11 +22,25 @@ SETTINGS = "settings.json"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
 CONNECTIVITY_JSON, CONNECTIVITY_CSV, CONNECTIVITY_PLOT = "connectivity.json", "connectivity.csv", "connectivity.png"
 COMPARISON_CSV, COMPARISON_PLOT = "comparison.csv", "accuracy.png"
+EVALUATION_JSON, EVALUATION_CSV, RELIABILITY_PLOT = "evaluation.json", "evaluation.csv", "reliability.png"
+CORRUPTIONS_CSV, CORRUPTIONS_PLOT = "corruptions.csv", "corruptions.png"
+CORRUPTED_LABELS = "labels.npy"
 
 
 def pools_folder(tickets_folder: Path, method: str) -> Path:
     """The default place of one method's pools: beside the tickets."""
     return tickets_folder / "pools" / method
+
+
+def tickets_beside(pools: Path) -> Path | None:
+    """The folder of tickets in which `pools` lies, if it is where `pools_folder` puts it."""
+    folder = pools if pools.parent.name == "pools" else pools.resolve()
+    return folder.parent.parent if folder.parent.name == "pools" else None
+
+
+def corrupted_path(folder: Path, corruption: str) -> Path:
+    """The images of one corruption, as CIFAR-10-C names them."""
+    return folder / f"{corruption}.npy"
 
 
 def pool_path(folder: Path, level: int) -> Path:
@@ -97,6 +111,16 @@ def find_tickets(folder: Path) -> list[TicketFile]:
             names = ", ".join(file.path.name for file in files if file.level == level)
             raise UserError(f"{folder} holds more than one ticket of level {level}: {names}")
     return sorted(files, key=lambda file: file.level)
+
+
+def ticket_of_file(path: Path) -> TicketFile | None:
+    """The ticket that `path` is by its name and place, in either layout; None if it is called otherwise."""
+    if number := re.match(r"(\d+).*model_SA_best", path.name):
+        return TicketFile(int(number[1]), path)
+    level = re.fullmatch(r"level_(\d+)", path.resolve().parent.parent.name)
+    if level and re.fullmatch(r"model_ep\d+_it\d+\.pth", path.name):
+        return TicketFile(int(level[1]), path, path.parent / "mask.pth")
+    return None
 
 
 def _published_tickets(folder: Path) -> list[TicketFile]:

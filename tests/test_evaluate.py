@@ -1,0 +1,447 @@
+"""evaluate.py on tickets, pools and single files: scores, pairs, means over runs, corrupted images, and bad input."""
+
+import csv
+import itertools
+import json
+import shutil
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, snapshot
+from PIL import Image
+
+import models
+from CIFAR import Lottery_pools, evaluate, main_imp
+from CIFAR.corruptions import CorruptedArrays
+from CIFAR.dataset import Split, load_data
+from utils.corruptions import SEVERITIES, STANDARD, in_order, mean_accuracy
+from utils.errors import UserError
+from utils.evaluation import Evaluator
+from utils.networks import find_networks
+from utils.predictions import mcnemar
+from utils.scoring import read_networks, score_networks
+from utils.tickets import TicketFile
+
+METHODS = {"Lottery_pools_0.5": "average", "interpolate_swa": "SWA"}
+IMAGES = [*SMALL[:4], "--device", "cpu", "--arch", "cifar_resnet_8_4"]
+PICTURES = ["reliability.pdf", "reliability.png"]
+
+
+@pytest.fixture(scope="module")
+def _run(tmp_path_factory) -> Path:
+    """Tickets of a tiny network on digits, levels 0 to 2, and beside them the pools of two methods from levels 0, 1."""
+    folder = tmp_path_factory.mktemp("run") / "tickets"
+    main_imp.main([*SMALL, "--epochs", "2", "--rewind_epoch", "1", "--pruning_times", "3", "--save_dir", str(folder)])
+    for method in (["Lottery_pools", "--interpolation_value_list", "0.5"], ["interpolate_swa"]):
+        search = ["--interpolate_method", *method, "--levels", "0", "1", "--quiet"]
+        Lottery_pools.main([*SMALL, *search, "--checkpoint", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def run(_run, tmp_path) -> Path:
+    """The same in a folder that a test may do anything with."""
+    return Path(shutil.copytree(_run, tmp_path / "tickets"))
+
+
+@pytest.fixture
+def scores(tmp_path, capsys):
+    """Runs evaluate.py; returns the networks of evaluation.json and what was printed."""
+
+    def run(*arguments: object) -> tuple[list[dict], str]:
+        out = tmp_path / "out"
+        evaluate.main([*map(str, arguments), *IMAGES, "--save_dir", str(out)])
+        return json.loads((out / "evaluation.json").read_text())["networks"], capsys.readouterr().out
+
+    return run
+
+
+def pools_json(folder: Path) -> list[dict]:
+    return json.loads((folder / "pools.json").read_text())["pools"]
+
+
+def by_name(networks: list[dict]) -> dict[tuple[str, int], dict]:
+    return {(network["method"], network["level"]): network for network in networks}
+
+
+def digits_evaluator() -> tuple[Split, Evaluator]:
+    """The images that SMALL runs are tested on, and what scores such networks."""
+    data = load_data("digits", None, "cpu", data_limit=200)
+    net = models.build("cifar_resnet_8_4", len(data.classes), data.mean, data.std)
+    return data.test, Evaluator("cifar_resnet_8_4", [net], data, 64)
+
+
+def change(path: Path, amount: float) -> None:
+    """Another network of the same shape, in the file of the old one."""
+    record = torch.load(path, weights_only=True)
+    record["state_dict"]["fc.bias"] += amount * torch.arange(10.0)
+    torch.save(record, path)
+
+
+# Scores
+
+
+def test_scores_are_those_that_the_search_recorded(run, scores):
+    folders = [run / "pools" / name for name in METHODS]
+    networks, _ = scores(*folders, "--score")
+    found = by_name(networks)
+    for folder in folders:
+        for entry in pools_json(folder):
+            pool, ticket = found[METHODS[folder.name], entry["level"]], found["ticket", entry["level"]]
+            assert pool["accuracy"] == entry["pool_test_accuracy"]
+            assert ticket["accuracy"] == entry["ticket_test_accuracy"]
+            assert pool["density"] == ticket["density"] == entry["density"]
+            assert pool["gain"] == entry["pool_test_accuracy"] - entry["ticket_test_accuracy"]
+
+
+def test_gain_of_a_pool_is_tested_on_the_images_that_one_alone_has_right(run, scores):
+    networks, printed = scores(run / "pools/interpolate_swa", "--score")
+    test, evaluator = digits_evaluator()
+    found = by_name(networks)
+    for level in (0, 1):
+        pool, ticket = found["SWA", level], found["ticket", level]
+        states = [evaluator.read_ticket(TicketFile(level, Path(network["path"]))).state for network in (ticket, pool)]
+        paired = mcnemar(*(evaluator.predict(state, test.batches(50)) for state in states))
+        assert pool["ticket"] == ticket["path"]
+        assert (pool["only_ticket_correct"], pool["only_pool_correct"]) == (paired.only_first, paired.only_second)
+        assert pool["p_value"] == paired.p_value < 1
+        assert pool["gain"] == pytest.approx(100 * (paired.only_second - paired.only_first) / 200)
+    assert "McNemar" in printed
+
+
+def test_files_agree_and_pictures_are_drawn(run, scores, tmp_path):
+    networks, printed = scores(run)
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.csv", "evaluation.json", *PICTURES]
+    with (out / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["nll"]) for row in rows] == [network["nll"] for network in networks]
+    content = json.loads((out / "evaluation.json").read_text())
+    assert content["settings"]["arch"] == "cifar_resnet_8_4" and "torch" in content["versions"]
+    assert [group["level"] for group in content["summary"]] == [0, 1, 2]
+    for network in networks:
+        assert sum(bin["images"] for bin in network["bins"]) == network["images"] == 200
+        assert sum(bin["correct"] for bin in network["bins"]) == round(2 * network["accuracy"])
+    with Image.open(out / "reliability.png") as image:
+        assert min(image.size) > 300
+    assert (out / "reliability.pdf").read_bytes().startswith(b"%PDF")
+    assert "gain" not in printed and "corrupted" not in printed
+
+
+def test_results_go_into_a_folder_of_tickets_and_beside_one_of_pools(run):
+    evaluate.main([str(run), *IMAGES])
+    assert (run / "evaluation.json").exists()
+    evaluate.main([str(run / "pools/interpolate_swa"), "--score", *IMAGES])
+    assert (run / "pools/evaluation.json").exists()
+
+
+# What is scored
+
+
+def test_ticket_pool_and_plain_network_are_scored_from_their_files(run, scores, tmp_path):
+    plain = tmp_path / "my network.pt"
+    pool = run / "pools/interpolate_swa/1pool.pth.tar"
+    torch.save(torch.load(pool, weights_only=True)["state_dict"], plain)
+    networks, printed = scores(run / "1model_SA_best.pth.tar", pool, plain)
+    names = [(network["method"], network["level"]) for network in networks]
+    assert names == [("ticket", 1), ("SWA", 1), ("my network.pt", None)]
+    assert networks[1]["accuracy"] == networks[2]["accuracy"] and networks[2]["gain"] is None
+    assert networks[1]["gain"] == networks[1]["accuracy"] - networks[0]["accuracy"]
+    assert networks[2]["density"] == 1, "a file without a mask tells of no pruning"
+    assert "my network.pt" in printed
+
+
+def test_nothing_is_scored_twice(run, scores):
+    pools = run / "pools/interpolate_swa"
+    networks, _ = scores(run, pools, pools / "pools.json", run / "0model_SA_best.pth.tar")
+    assert len(networks) == 3 + 2
+
+
+def test_pools_elsewhere_find_their_tickets_when_these_are_named(run, scores, tmp_path):
+    pools = Path(shutil.move(run / "pools/interpolate_swa", tmp_path / "elsewhere"))
+    networks, printed = scores(pools, "--score")
+    assert [network["gain"] for network in networks] == [None, None]
+    assert "no gain" in printed and str(pools / "0pool.pth.tar") in printed
+    networks, printed = scores(pools, run)
+    assert [network["gain"] is None for network in networks] == [False, False, True, True, True]
+    assert "no gain" not in printed
+
+
+def test_ticket_that_changed_since_is_no_longer_the_pools(run, scores):
+    change(run / "0model_SA_best.pth.tar", 0.5)
+    networks, printed = scores(run / "pools/interpolate_swa", "--score")
+    found = by_name(networks)
+    assert found["SWA", 0]["gain"] is None and found["SWA", 1]["gain"] is not None
+    assert "interpolate_swa/0pool.pth.tar" in printed.split("no gain")[1]
+
+
+def test_openlth_runs_and_their_files_are_scored(openlth_tickets, tmp_path):
+    draws = np.random.RandomState(0)
+    arrays = {}
+    for part, count in (("train", 10), ("test", 20)):
+        arrays |= {f"x_{part}": draws.randint(0, 256, (count, 32, 32, 3), np.uint8), f"y_{part}": np.arange(count)}
+    np.savez(tmp_path / "images.npz", **arrays)
+    images = ["--dataset", "npz", "--data", str(tmp_path / "images.npz"), "--arch", "imagenet_resnet_18_8"]
+    before = snapshot(openlth_tickets)
+    (file,) = openlth_tickets.glob("*/*/level_3/main/model_ep3_it0.pth")
+    for number, path in enumerate((openlth_tickets, file)):
+        evaluate.main([str(path), *images, "--device", "cpu", "--save_dir", str(tmp_path / str(number))])
+    whole, single = (json.loads((tmp_path / name / "evaluation.json").read_text())["networks"] for name in "01")
+    assert [network["level"] for network in whole] == [0, 1, 2, 3, 4]
+    assert single == [whole[3]]
+    assert snapshot(openlth_tickets) == before
+
+
+# Several runs
+
+
+def test_runs_of_one_method_and_level_become_mean_and_deviation(run, scores, tmp_path):
+    second = Path(shutil.copytree(run, tmp_path / "second"))
+    for path in second.glob("*model_SA_best*"):
+        change(path, 0.3)
+    networks, printed = scores(run, second)
+    summary = json.loads((tmp_path / "out/evaluation.json").read_text())["summary"]
+    assert [(group["level"], group["networks"]) for group in summary] == [(0, 2), (1, 2), (2, 2)]
+    for group in summary:
+        values = [network["accuracy"] for network in networks if network["level"] == group["level"]]
+        assert values[0] != values[1]
+        assert group["accuracy"] == {"mean": mean(values), "deviation": stdev(values)}
+        assert f"{mean(values):.2f} ± {stdev(values):.2f}" in printed
+
+
+def test_p_values_of_several_runs_are_counted(run, scores, tmp_path):
+    second = Path(shutil.copytree(run, tmp_path / "second"))
+    _, printed = scores(run / "pools/interpolate_swa", second / "pools/interpolate_swa", "--score")
+    assert printed.count("of 2 < 0.05") == 2
+
+
+def test_two_searches_of_one_method_on_one_ticket_are_no_runs(run, scores, capsys):
+    shutil.copytree(run / "pools/interpolate_swa", run / "pools/again")
+    networks, _ = scores(run / "pools/interpolate_swa", run / "pools/again", "--score")
+    assert {network["method"] for network in networks} == {"ticket", "SWA (interpolate_swa)", "SWA (again)"}
+    evaluate.main([str(run / "pools/interpolate_swa"), str(run / "pools/again")])
+    assert "SWA (interpolate_swa)  SWA (again)" in capsys.readouterr().out
+
+
+# Recorded results
+
+
+def test_folders_of_pools_alone_are_compared_without_images(run, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "data_from_flags", lambda *_: pytest.fail("images were asked for"))
+    evaluate.main([str(run / "pools" / name) for name in METHODS])
+    assert "average" in capsys.readouterr().out
+    assert not (run / "pools/evaluation.json").exists()
+
+
+# Corrupted images
+
+
+@pytest.fixture
+def corrupted(tmp_path) -> Path:
+    """200 digits under two corruptions: `fog` leaves them as they are, but for severity 3; `spatter` blackens them."""
+    test = load_data("digits", None, "cpu", data_limit=200).test
+    folder = tmp_path / "corrupted"
+    folder.mkdir()
+    fog = test.images.numpy()[None].repeat(5, 0)
+    fog[2] = fog[2, ::-1]
+    np.save(folder / "fog.npy", fog.reshape(-1, 8, 8, 3))
+    np.save(folder / "spatter.npy", np.zeros_like(fog).reshape(-1, 8, 8, 3))
+    np.save(folder / "labels.npy", np.tile(test.labels.numpy(), 5))
+    return folder
+
+
+def test_corruptions_are_scored_by_severity_and_extra_ones_stay_out_of_the_mean(run, scores, corrupted, tmp_path):
+    networks, printed = scores(run, "--corruptions", corrupted)
+    test, evaluator = digits_evaluator()
+    for network in networks:
+        state = evaluator.read_ticket(TicketFile(network["level"], Path(network["path"]))).state
+        reversed_images = Split(test.images.flip(0), test.labels)
+        fog, spatter = network["corruptions"]["fog"], network["corruptions"]["spatter"]
+        assert list(network["corruptions"]) == ["fog", "spatter"]
+        assert [fog[place] for place in (0, 1, 3, 4)] == [network["accuracy"]] * 4
+        assert fog[2] == evaluator.score(state, reversed_images.batches(200)).accuracy != network["accuracy"]
+        assert len({*spatter}) == 1 and spatter[0] < 25
+        assert network["corrupted_accuracy"] == pytest.approx(mean(fog))
+    with (tmp_path / "out/corruptions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["accuracy"]) for row in rows if row["corruption"] == "fog"] == list(
+        itertools.chain.from_iterable(network["corruptions"]["fog"] for network in networks)
+    )
+    assert "1 of the 15 standard corruptions (fog)" in printed
+    with Image.open(tmp_path / "out/corruptions.png") as image:
+        assert min(image.size) > 200
+    assert (tmp_path / "out/corruptions.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_pools_are_scored_on_corrupted_images_without_being_told_to(run, scores, corrupted):
+    networks, _ = scores(run / "pools/interpolate_swa", "--corruptions", corrupted)
+    assert [network["method"] for network in networks] == ["ticket", "ticket", "SWA", "SWA"]
+
+
+def test_data_limit_takes_the_first_images_of_every_severity(corrupted):
+    data = load_data("digits", None, "cpu", data_limit=200)
+    images = CorruptedArrays(corrupted, data, limit=7)
+    for severity in SEVERITIES:
+        ((pixels, labels),) = images.batches("fog", severity, 100)
+        assert len(pixels) == 7 and torch.equal(labels, data.test.labels[:7])
+    ((pixels, _),) = images.batches("fog", 3, 100)
+    assert torch.equal((pixels * 255).round().byte().permute(0, 2, 3, 1), data.test.images.flip(0)[:7])
+
+
+def test_a_severity_is_all_that_is_in_memory(corrupted):
+    images = CorruptedArrays(corrupted, load_data("digits", None, "cpu", data_limit=200))
+    assert all(isinstance(array, np.memmap) for array in images._images.values())
+
+
+def test_mean_is_over_the_standard_corruptions_in_the_papers_order():
+    assert len(STANDARD) == len({*STANDARD}) == 15
+    assert in_order(["spatter", "jpeg_compression", "gaussian_blur", "gaussian_noise"]) == [
+        *("gaussian_noise", "jpeg_compression", "gaussian_blur", "spatter")
+    ]
+    assert mean_accuracy({"fog": [1, 2, 3, 4, 5], "snow": [7] * 5, "saturate": [90] * 5}) == 5
+    assert mean_accuracy({"saturate": [90] * 5}) is None
+
+
+# Mistakes
+
+
+@pytest.fixture
+def evaluation_fails(fails, run, tmp_path):
+    """Runs evaluate.py with flags; returns its line, having checked that nothing was written."""
+
+    def attempt(*arguments: object) -> str:
+        before = snapshot(tmp_path)
+        line = fails(evaluate, *arguments, *IMAGES)
+        assert snapshot(tmp_path) == before
+        return line
+
+    return attempt
+
+
+def test_path_that_is_not_there(evaluation_fails, tmp_path):
+    assert str(tmp_path / "missing") in evaluation_fails(tmp_path / "missing")
+
+
+def test_folder_that_holds_neither_tickets_nor_pools(evaluation_fails, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    line = evaluation_fails(run, tmp_path / "empty")
+    assert str(tmp_path / "empty") in line and "model_SA_best" in line and "pools.json" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n"])
+def test_file_that_is_no_checkpoint(evaluation_fails, tmp_path, content):
+    (tmp_path / "picture.png").write_bytes(content)
+    assert str(tmp_path / "picture.png") in evaluation_fails(tmp_path / "picture.png")
+
+
+def test_network_of_another_arch(evaluation_fails, run, fails):
+    line = fails(evaluate, run, *IMAGES, "--arch", "resnet20s")
+    assert "--arch resnet20s" in line and "0model_SA_best" in line
+    assert not (run / "evaluation.json").exists()
+
+
+def test_pool_that_is_gone(evaluation_fails, run):
+    path = run / "pools/interpolate_swa/1pool.pth.tar"
+    path.unlink()
+    assert str(path) in evaluation_fails(run / "pools/interpolate_swa", "--score")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": {"level": 1}},
+        {"recipe": {"level": 1, "density": "half"}},
+        {"recipe": {"level": [1], "density": 0.5}},
+        {"recipe": None},
+        {"tickets": []},
+        {"settings": {}},
+        {"state_dict": {}},
+    ],
+)
+def test_pool_with_something_missing(evaluation_fails, run, change):
+    path = run / "pools/interpolate_swa/1pool.pth.tar"
+    torch.save({**torch.load(path, weights_only=True), **change}, path)
+    assert str(path) in evaluation_fails(path)
+
+
+def test_last_network_is_checked_before_the_first_is_scored(evaluation_fails, run, monkeypatch):
+    (run / "2model_SA_best.pth.tar").write_bytes(b"")
+    monkeypatch.setattr("utils.evaluation.Evaluator.predict", lambda *_: pytest.fail("hours of work before the error"))
+    assert str(run / "2model_SA_best.pth.tar") in evaluation_fails(run)
+
+
+def test_network_that_answers_with_nan(evaluation_fails, run):
+    path = run / "0model_SA_best.pth.tar"
+    record = torch.load(path, weights_only=True)
+    record["state_dict"]["fc.bias"].fill_(3e38)
+    record["state_dict"]["fc.weight"].fill_(3e38)
+    torch.save(record, path)
+    assert str(path) in evaluation_fails(path)
+
+
+class Nothing:
+    """Corrupted images none of which can be read."""
+
+    names = ("fog",)
+
+    def batches(self, corruption, severity, batch_size):
+        return iter(())
+
+
+def test_images_none_of_which_can_be_read(run, monkeypatch):
+    _, evaluator = digits_evaluator()
+    scores = read_networks(find_networks([run]), evaluator)
+    with pytest.raises(UserError, match="no image of fog, severity 1"):
+        score_networks(scores, evaluator, 50, Nothing(), lambda line: None)
+    monkeypatch.setattr(evaluator.data, "eval_batches", lambda *_: iter(()))
+    with pytest.raises(UserError, match="--data: none of the test images"):
+        score_networks(scores, evaluator, 50, None, lambda line: None)
+
+
+def test_folder_that_cannot_be_written(evaluation_fails, run, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    assert str(tmp_path / "file") in evaluation_fails(run, "--save_dir", tmp_path / "file" / "out")
+
+
+def test_several_runs_cannot_be_compared_by_what_was_recorded(evaluation_fails, run, tmp_path):
+    second = Path(shutil.copytree(run, tmp_path / "second")) / "pools/interpolate_swa"
+    content = json.loads((second / "pools.json").read_text())
+    content["pools"][0]["ticket_test_accuracy"] += 1
+    (second / "pools.json").write_text(json.dumps(content))
+    assert "--score" in evaluation_fails(run / "pools/interpolate_swa", second)
+
+
+def save_array(name: str, array: object):
+    return lambda folder: np.save(folder / name, array)
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (shutil.rmtree, ["labels.npy"]),
+        (lambda folder: (folder / "labels.npy").unlink(), ["labels.npy"]),
+        (lambda folder: [(folder / f"{name}.npy").unlink() for name in ("fog", "spatter")], ["<corruption>.npy"]),
+        (save_array("labels.npy", np.zeros(999, int)), ["labels.npy", "(999,)"]),
+        (save_array("labels.npy", np.zeros(1000)), ["labels.npy", "float64"]),
+        (save_array("labels.npy", np.zeros((1000, 1), int)), ["labels.npy", "(1000, 1)"]),
+        (save_array("labels.npy", np.full(1000, 10)), ["labels.npy", "10 classes"]),
+        (save_array("labels.npy", np.full(1000, -1)), ["labels.npy", "-1"]),
+        (save_array("labels.npy", np.array([{}])), ["labels.npy"]),
+        (save_array("fog.npy", np.zeros((995, 8, 8, 3), np.uint8)), ["fog.npy", "(995, 8, 8, 3)"]),
+        (save_array("fog.npy", np.zeros((1000, 32, 32, 3), np.uint8)), ["fog.npy", "(1000, 8, 8, 3)"]),
+        (save_array("fog.npy", np.zeros((1000, 8, 8), np.uint8)), ["fog.npy", "(1000, 8, 8)"]),
+        (save_array("fog.npy", np.zeros((1000, 8, 8, 3), np.float32)), ["fog.npy", "float32"]),
+        (lambda folder: (folder / "fog.npy").write_bytes((folder / "fog.npy").read_bytes()[:5000]), ["fog.npy"]),
+        (lambda folder: (folder / "fog.npy").write_bytes(b"text"), ["fog.npy"]),
+        (lambda folder: (folder / "fog.npy").write_bytes(b""), ["fog.npy"]),
+    ],
+)
+def test_corrupted_images_that_are_not_as_they_must_be(evaluation_fails, run, corrupted, damage, words):
+    damage(corrupted)
+    line = evaluation_fails(run, "--corruptions", corrupted)
+    assert "Traceback" not in line
+    for word in (str(corrupted), *words):
+        assert word in line

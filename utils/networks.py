@@ -1,0 +1,106 @@
+"""The networks that `evaluate.py` is given, by folder or by file, as one list."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils import checkpoint, tickets
+from utils.comparison import read_results
+from utils.errors import UserError
+from utils.methods import method_label
+from utils.tickets import TicketFile
+
+TICKET = "ticket"
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """A ticket, a pool or another network on disk.
+
+    `method` is what tables and pictures call it. A pool knows its `density` (0..1) and the digest of the ticket that it
+    started from, `start`; of the others, reading them tells. Other networks than tickets and pools have no `level`.
+    """
+
+    method: str
+    level: int | None
+    file: TicketFile
+    density: float | None = None
+    start: str | None = None
+
+
+def holds_pools(path: Path) -> bool:
+    """Whether `path` is a folder with a `pools.json`, or that file itself."""
+    return path.name == tickets.POOLS_JSON or (path / tickets.POOLS_JSON).is_file()
+
+
+def find_networks(paths: Sequence[Path]) -> list[NetworkFile]:
+    """The networks in `paths`, none of them twice: folders of tickets, folders of pools, single checkpoints.
+
+    A folder of pools that lies where Lottery_pools.py puts it brings along the tickets that its pools started from.
+    Raises UserError, which names the path, for anything else.
+    """
+    unique: dict[Path, NetworkFile] = {}
+    for path in paths:
+        for network in _networks_in(path):
+            unique.setdefault(network.file.path.resolve(), network)
+    return _with_distinct_names([*unique.values()])
+
+
+def _networks_in(path: Path) -> list[NetworkFile]:
+    if not path.exists():
+        raise UserError(f"there is no {path}: name folders of tickets, folders of pools, or checkpoints")
+    if holds_pools(path):
+        return _pools(path.parent if path.is_file() else path)
+    if path.is_file():
+        return [_single(path)]
+    try:
+        return _tickets(path)
+    except UserError as error:
+        raise UserError(f"{error}; nor is there a {path / tickets.POOLS_JSON}") from error
+
+
+def _tickets(folder: Path) -> list[NetworkFile]:
+    return [NetworkFile(TICKET, file.level, file) for file in tickets.find_tickets(folder)]
+
+
+def _pools(folder: Path) -> list[NetworkFile]:
+    """The pools in `folder`, after the tickets that they started from if it lies among those."""
+    paths = [tickets.pool_path(folder, level) for level in read_results(folder).entries]
+    pools = [_pool(path, checkpoint.load(path)) for path in paths]
+    beside, levels = [], {pool.level for pool in pools}
+    for place in filter(None, (folder, tickets.tickets_beside(folder))):
+        with contextlib.suppress(UserError):  # a courtesy: pools may lie anywhere
+            beside += [ticket for ticket in _tickets(place) if ticket.level in levels]
+    return [*beside, *pools]
+
+
+def _pool(path: Path, content: object) -> NetworkFile:
+    try:
+        level, density = int(content["recipe"]["level"]), float(content["recipe"]["density"])
+        start = str(content["tickets"][0][1])
+        return NetworkFile(method_label(content["settings"]), level, TicketFile(level, path), density, start)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is no pool of Lottery_pools.py: {error} is missing or odd") from error
+
+
+def _single(path: Path) -> NetworkFile:
+    if file := tickets.ticket_of_file(path):
+        return NetworkFile(TICKET, file.level, file)
+    content = checkpoint.load(path)
+    if isinstance(content, dict) and "recipe" in content:
+        return _pool(path, content)
+    return NetworkFile(path.name, None, TicketFile(0, path))
+
+
+def _with_distinct_names(networks: list[NetworkFile]) -> list[NetworkFile]:
+    """Pools of one ticket that would bear one name are told apart by their folders', whichever ticket it is."""
+    count = Counter((network.method, network.level, network.start) for network in networks if network.start)
+    ambiguous = {method for (method, _, _), number in count.items() if number > 1}
+    return [
+        replace(network, method=f"{network.method} ({network.file.path.resolve().parent.name})")
+        if network.start and network.method in ambiguous
+        else network
+        for network in networks
+    ]

@@ -1,0 +1,139 @@
+"""Scored networks as plain data: one entry each, means over several runs, the table, and what the pictures draw."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from utils import report
+from utils.networks import TICKET
+from utils.scoring import Scored
+
+Entry = Mapping[str, Any]
+# The measures of an entry: column, heading in the table, format there.
+MEASURES = (
+    ("accuracy", "top-1 %", ".2f"),
+    ("top5_accuracy", "top-5 %", ".2f"),
+    ("nll", "NLL", ".3f"),
+    ("ece", "ECE %", ".2f"),
+    ("brier", "Brier", ".3f"),
+    ("corrupted_accuracy", "corrupted %", ".2f"),
+    ("gain", "gain", "+.2f"),
+)
+SIGNIFICANT = 0.05
+
+
+def describe_network(scored: Scored) -> dict[str, Any]:
+    """All that is known of one network: an entry of `evaluation.json`. What does not apply is None."""
+    paired = scored.paired
+    return {
+        "method": scored.network.method,
+        "level": scored.network.level,
+        "density": scored.density,
+        "path": str(scored.network.file.path),
+        **scored.quality,
+        "corrupted_accuracy": scored.corrupted_accuracy,
+        "ticket": str(scored.ticket.network.file.path) if scored.ticket else None,
+        "gain": scored.gain,
+        "only_ticket_correct": paired.only_first if paired else None,
+        "only_pool_correct": paired.only_second if paired else None,
+        "p_value": paired.p_value if paired else None,
+        "bins": scored.predictions.bins(),
+        "corruptions": scored.corrupted,
+    }
+
+
+def write_networks(entries: Sequence[Entry], path: Path) -> None:
+    """The CSV file of all entries, one row each, without the lists in them."""
+    columns = [name for name, value in entries[0].items() if not isinstance(value, list | dict)]
+    report.write_csv(columns, [[entry[name] for name in columns] for entry in entries], path)
+
+
+def write_corruptions(entries: Sequence[Entry], path: Path) -> None:
+    """The CSV file of accuracies (percent) by network, corruption and severity, one row each."""
+    header = ("method", "level", "path", "corruption", "severity", "accuracy")
+    rows = [
+        (entry["method"], entry["level"], entry["path"], name, severity, accuracy)
+        for entry in entries
+        for name, accuracies in entry["corruptions"].items()
+        for severity, accuracy in enumerate(accuracies, 1)
+    ]
+    report.write_csv(header, rows, path)
+
+
+def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Networks of one method, level and density taken together as runs of one experiment, by level.
+
+    Each measure becomes its `mean` and the sample standard `deviation` (None for one network) over the `networks`; None
+    where none of them has it. `p_values` are those of the pools.
+    """
+    methods = list(dict.fromkeys([TICKET, *(entry["method"] for entry in entries)]))
+    groups: dict[tuple, list[Entry]] = {}
+    for entry in entries:
+        level = float("inf") if entry["level"] is None else entry["level"]
+        groups.setdefault((level, -entry["density"], methods.index(entry["method"])), []).append(entry)
+    return [
+        {
+            **{name: group[0][name] for name in ("method", "level", "density")},
+            "networks": len(group),
+            **{measure: _spread(entry[measure] for entry in group) for measure, _, _ in MEASURES},
+            "p_values": [entry["p_value"] for entry in group if entry["p_value"] is not None],
+        }
+        for _, group in sorted(groups.items())
+    ]
+
+
+def _spread(values: Iterable[float | None]) -> dict[str, float | None] | None:
+    known = [value for value in values if value is not None]
+    return {"mean": mean(known), "deviation": stdev(known) if len(known) > 1 else None} if known else None
+
+
+def results_table(groups: Sequence[Entry]) -> str:
+    """One aligned line a group, with the measures that any of them has."""
+    measures = [measure for measure in MEASURES if any(group[measure[0]] for group in groups)]
+    several, paired = any(group["networks"] > 1 for group in groups), any(group["p_values"] for group in groups)
+    header = ["level", "density %", "method", *(heading for _, heading, _ in measures)]
+    rows = [
+        [
+            "" if group["level"] is None else group["level"],
+            f"{100 * group['density']:.2f}",
+            group["method"],
+            *(_cell(group[name], digits) for name, _, digits in measures),
+            *([group["networks"]] if several else []),
+            *([_p_cell(group["p_values"])] if paired else []),
+        ]
+        for group in groups
+    ]
+    return report.format_table([*header, *(["runs"] if several else []), *(["p"] if paired else [])], rows)
+
+
+def _cell(spread: Mapping[str, float | None] | None, digits: str) -> str:
+    if spread is None:
+        return ""
+    deviation = spread["deviation"]
+    return f"{spread['mean']:{digits}}" + ("" if deviation is None else f" ± {deviation:{digits.lstrip('+')}}")
+
+
+def _p_cell(values: Sequence[float]) -> str:
+    if len(values) > 1:
+        return f"{sum(value < SIGNIFICANT for value in values)} of {len(values)} < {SIGNIFICANT}"
+    return "".join("<0.001" if value < 0.001 else f"{value:.3f}" for value in values)
+
+
+def reliability_series(entries: Sequence[Entry]) -> dict[str, list[dict[str, float]]]:
+    """For each method, the bins of all its networks added up."""
+    series: dict[str, list[dict[str, float]]] = {}
+    for entry in entries:
+        old = series.get(entry["method"], [dict.fromkeys(bin, 0) for bin in entry["bins"]])
+        pairs = zip(old, entry["bins"], strict=True)
+        series[entry["method"]] = [{name: one[name] + other[name] for name in one} for one, other in pairs]
+    return series
+
+
+def corruption_series(entries: Sequence[Entry]) -> dict[str, dict[str, float]]:
+    """For each method and corruption, the mean accuracy over severities and networks, percent."""
+    series: dict[str, dict[str, float]] = {}
+    for method in dict.fromkeys(entry["method"] for entry in entries):
+        found = [entry["corruptions"] for entry in entries if entry["method"] == method]
+        series[method] = {name: mean(mean(accuracies[name]) for accuracies in found) for name in found[0]}
+    return series

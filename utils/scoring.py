@@ -1,0 +1,108 @@
+"""Networks run on test images, in and out of distribution, and pools set against the tickets that they came from."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.corruptions import SEVERITIES, CorruptedImages, mean_accuracy
+from utils.errors import UserError
+from utils.evaluation import Evaluator
+from utils.networks import NetworkFile
+from utils.predictions import Paired, Predictions, mcnemar
+from utils.pruning import State
+
+
+@dataclass
+class Scored:
+    """A network and what it is worth.
+
+    `state` lies on the CPU; `density` is 0..1; `digest` is the one that a pool knows its ticket by; `quality` is
+    `Predictions.summary()`. `paired` (ticket first, pool second) is of a pool whose `ticket` was scored too.
+    `corrupted` maps each corruption to the accuracies (percent) at the five severities.
+    """
+
+    network: NetworkFile
+    state: State
+    density: float
+    digest: str
+    predictions: Predictions | None = None
+    quality: dict[str, Any] = field(default_factory=dict)
+    ticket: "Scored | None" = None
+    paired: Paired | None = None
+    corrupted: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def gain(self) -> float | None:
+        """What a pool has over its ticket, in points of accuracy."""
+        return self.quality["accuracy"] - self.ticket.quality["accuracy"] if self.ticket else None
+
+    @property
+    def corrupted_accuracy(self) -> float | None:
+        """Percent; see `utils.corruptions.mean_accuracy`."""
+        return mean_accuracy(self.corrupted)
+
+
+def read_networks(networks: Sequence[NetworkFile], evaluator: Evaluator) -> list[Scored]:
+    """All networks, not scored yet; UserError for a file that holds none of the evaluator's kind."""
+    scores = []
+    for network in networks:
+        ticket = evaluator.read_ticket(network.file)
+        density = ticket.density if network.density is None else network.density
+        state = {name: value.cpu() for name, value in ticket.state.items()}
+        scores.append(Scored(network, state, density, ticket.digest()))
+    return scores
+
+
+def score_networks(
+    scores: Sequence[Scored],
+    evaluator: Evaluator,
+    batch_size: int,
+    corrupted: CorruptedImages | None,
+    say: Callable[[str], None],
+) -> None:
+    """Fill in `scores`: every network on the test images, and on the `corrupted` ones if there are any."""
+    for scored in scores:
+        scored.predictions = evaluator.predict(scored.state, evaluator.data.eval_batches("test", batch_size))
+        if not len(scored.predictions.correct):
+            raise UserError("--data: none of the test images can be read")
+        scored.quality = scored.predictions.summary()
+        if not math.isfinite(scored.quality["nll"]):
+            raise UserError(f"{scored.network.file.path} answers with NaN or infinity: it cannot be scored")
+        say(f"  {scored.quality['accuracy']:6.2f}%  {scored.network.file.path}")
+    _set_pools_against_tickets(scores)
+    if corrupted:
+        _score_corrupted(scores, evaluator, batch_size, corrupted, say)
+
+
+def _set_pools_against_tickets(scores: Sequence[Scored]) -> None:
+    tickets = {scored.digest: scored for scored in scores if scored.network.start is None}
+    for scored in scores:
+        if scored.network.start in tickets:
+            scored.ticket = tickets[scored.network.start]
+            scored.paired = mcnemar(scored.ticket.predictions, scored.predictions)
+
+
+def _score_corrupted(
+    scores: Sequence[Scored],
+    evaluator: Evaluator,
+    batch_size: int,
+    corrupted: CorruptedImages,
+    say: Callable[[str], None],
+) -> None:
+    """All networks on one set of images, then on the next: of photographs, no more than one set has room in memory."""
+    passes = len(corrupted.names) * len(SEVERITIES) * len(scores)
+    hidden = None if evaluator.processes.is_main else True  # None: without a terminal
+    with tqdm(total=passes, desc="corrupted images", leave=False, disable=hidden, unit="pass") as bar:
+        for name in corrupted.names:
+            for severity in SEVERITIES:
+                for scored in scores:
+                    score = evaluator.score(scored.state, corrupted.batches(name, severity, batch_size))
+                    if not score.images:
+                        raise UserError(f"--corruptions: no image of {name}, severity {severity}, can be read")
+                    scored.corrupted.setdefault(name, []).append(score.accuracy)
+                    bar.update()
+            bar.clear()
+            say(f"  {name}: all networks, all severities")
