@@ -13,6 +13,7 @@ import io
 import math
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from utils.corruptions import SEVERITIES, in_order
 from utils.distributed import SINGLE
 from utils.errors import UserError
 from utils.parser import Parser, count, run_script
-from utils.provenance import claim_folder, describe_run
+from utils.provenance import claimed_folder, describe_run
 from utils.randomness import derive_seed
 
 
@@ -125,18 +126,18 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     data = data_from_flags(args, torch.device("cpu"))
-    _claim(args, data.identity)
     names = possible(data.test.images)
-    write_corrupted(data.test, names, args.seed, args.save_dir, cli.announcer(args))
+    with _claimed(args, data.identity):
+        write_corrupted(data.test, names, args.seed, args.save_dir, cli.announcer(args))
     print(f"{len(data.test)} images under {len(names)} corruptions at {len(SEVERITIES)} severities: {args.save_dir}")
 
 
-def _claim(args: argparse.Namespace, images: dict[str, int | str]) -> None:
+def _claimed(args: argparse.Namespace, images: dict[str, int | str]) -> AbstractContextManager:
     """Note what the folder is for; UserError where it is of another command, or of published images."""
     settings = args.save_dir / tickets.SETTINGS
     if (args.save_dir / tickets.CORRUPTED_LABELS).exists() and not settings.exists():
         raise UserError(f"--save_dir {args.save_dir} holds corrupted images of another kind: name another folder")
-    claim_folder(settings, describe_run(vars(args), torch.device("cpu"), images), SINGLE)
+    return claimed_folder(settings, describe_run(vars(args), torch.device("cpu"), images), SINGLE)
 
 
 def write_corrupted(test: Split, names: list[str], seed: int, folder: Path, say: Callable[[str], None]) -> None:
