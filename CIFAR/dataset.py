@@ -6,7 +6,6 @@ data and the network, and what an epoch sees follows from its purpose (seed, lev
 
 import hashlib
 import math
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils import checkpoint
+from utils.errors import UserError, one_line
 from utils.randomness import generator
 
 DATASETS = ("cifar10", "cifar100", "digits", "npz")
@@ -260,7 +260,7 @@ def _read_cifar(dataset: str, folder: Path, data_url: str | None) -> tuple[Split
 
 def _cifar_advice(source: type, folder: Path, error: Exception) -> str:
     # A plain RuntimeError is torchvision's word on checksums, and advises on an argument that users do not have.
-    reason = "a file is missing or its checksum is wrong" if type(error) is RuntimeError else _one_line(error)
+    reason = "a file is missing or its checksum is wrong" if type(error) is RuntimeError else one_line(error)
     return (
         f"--data {folder}: no usable {source.__name__} there or at {source.url} ({reason}); put {source.filename}, or "
         f"the folder {source.base_folder} unpacked from it, into {folder}, or name another address of "
@@ -302,28 +302,10 @@ def _read_npz(path: Path) -> tuple[Split, Split, list[str]]:
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the .npz file at `path` that NPZ_KEYS names, and `classes` if it is there."""
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: is no .npz file, or only a part of one; --data needs one with {', '.join(NPZ_KEYS)}")
     try:
-        archive = np.load(path, allow_pickle=False)
-    except Exception as error:  # NumPy, zipfile and the system each have their own word for what is wrong
-        raise UserError(f"{path}: cannot be read as an .npz file ({_one_line(error)}); check --data") from error
-    with archive:
-        for key in NPZ_KEYS:
-            if key not in archive:
-                raise UserError(f"{path}: has no {key}; an .npz data set holds {', '.join(NPZ_KEYS)}")
-        return {key: _load_array(path, archive, key) for key in (*NPZ_KEYS, "classes") if key in archive}
-
-
-def _load_array(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    try:
-        array = archive[key]
-    except Exception as error:  # as above, and zlib too
-        raise UserError(f"{path}: {key} cannot be read ({_one_line(error)}); write the file again") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: {key} is not an array; write the file with numpy.savez")
-    return array
+        return checkpoint.load_arrays(path, NPZ_KEYS, ("classes",))
+    except UserError as error:
+        raise UserError(f"{error}; check --data") from error
 
 
 def _check_images(name: str, images: np.ndarray) -> None:
@@ -355,7 +337,10 @@ def _check_labels(name: str, labels: np.ndarray, images: int, classes: list[str]
 def _class_names(path: Path, classes: np.ndarray) -> list[str]:
     if classes.dtype.kind != "U" or classes.ndim != 1:
         raise UserError(f"{path}: classes is {classes.dtype} of shape {classes.shape}; make it a list of strings")
-    return classes.tolist()
+    try:
+        return classes.tolist()
+    except ValueError as error:  # numbers that are no letters
+        raise UserError(f"{path}: classes is damaged ({error}); write the file again") from error
 
 
 def _rgb_tensor(images: np.ndarray) -> Tensor:
@@ -365,8 +350,3 @@ def _rgb_tensor(images: np.ndarray) -> Tensor:
     if images.shape[3] == 1:
         images = np.repeat(images, 3, axis=3)
     return torch.from_numpy(np.ascontiguousarray(images))
-
-
-def _one_line(error: Exception) -> str:
-    """What `error` says, on one line; its type if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -29,8 +29,8 @@ from utils.pruning import (
     prune_smallest,
 )
 from utils.randomness import generator
-from utils.tickets import RunFiles, Snapshot, read_ticket
-from utils.training import Schedule, make_optimizer, train_epoch
+from utils.tickets import RunFiles, Snapshot, alike, read_ticket
+from utils.training import Schedule, make_optimizer, restore_momentum, train_epoch
 
 PRUNE_TYPES = ("lt", "rewind_lt", "pt")
 
@@ -209,10 +209,13 @@ class ImpRun:
         progress = Snapshot(**self.processes.from_main(lambda: vars(self.files.load_checkpoint(level))))
         try:
             self.net.load_state_dict(progress.state)
-            self.optimizer.load_state_dict(progress.optimizer)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            restore_momentum(self.optimizer, progress.optimizer)
+        except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no checkpoint of this run (--arch, --dataset): {reason}") from error
+        done = progress.epoch - self.settings.first_epoch(level)
+        if not alike(progress.state, self.net.state_dict()) or any(len(c) != done for c in progress.curves.values()):
+            raise UserError(f"{path} is no checkpoint of this run: its weights or its curves are of another kind")
         progress.mask = progress.mask or dense_mask(progress.state, self.prunable)
         self.say(f"going on after epoch {progress.epoch} of level {level}, from {path}")
         return progress

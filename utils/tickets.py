@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from utils import checkpoint
 from utils.errors import UserError
+from utils.plain_data import is_dict, is_number, is_whole, misfit
 from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask, density
 
 SETTINGS = "settings.json"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
 CONNECTIVITY_JSON, CONNECTIVITY_CSV, CONNECTIVITY_PLOT = "connectivity.json", "connectivity.csv", "connectivity.png"
 COMPARISON_CSV, COMPARISON_PLOT = "comparison.csv", "accuracy.png"
+MAX_LEVEL = 10_000  # of tickets in a folder: programs count up to it
 
 
 def pools_folder(tickets_folder: Path, method: str) -> Path:
@@ -91,6 +93,8 @@ def find_tickets(folder: Path) -> list[TicketFile]:
     if not files:
         raise UserError(_nothing_found(folder))
     levels = [file.level for file in files]
+    if max(levels) > MAX_LEVEL:
+        raise UserError(f"{folder} holds a ticket of level {max(levels)}: levels are counted from 0 on")
     for level in set(levels):
         if levels.count(level) > 1:
             names = ", ".join(file.path.name for file in files if file.level == level)
@@ -139,14 +143,19 @@ def read_ticket(file: TicketFile) -> Ticket:
     state, mask = plain_state(_state_dict(checkpoint.load(file.path), file.path), file.path)
     if file.mask_path is not None:
         mask = _checked_mask(_state_dict(checkpoint.load(file.mask_path), file.mask_path), state, file.mask_path)
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UserError(f"{file.path} holds NaN or infinity in {name}: it cannot be pooled")
+    _refuse_infinite(state, file.path)
     if not mask:
-        mask = dense_mask(state, [name for name, value in state.items() if value.dim() == 4])
+        convolutions = [name for name, value in state.items() if value.dim() == 4 and value.is_floating_point()]
+        mask = dense_mask(state, convolutions)
     if not mask:
         raise UserError(f"{file.path} holds no convolution: it is no ticket")
     return Ticket(file.level, file.path, apply_mask(state, mask), mask)
+
+
+def _refuse_infinite(state: State, path: Path) -> None:
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(f"{path} holds NaN or infinity in {name}: it cannot be pooled or gone on with")
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
@@ -169,6 +178,10 @@ def plain_state(state_dict: dict[str, Tensor], path: Path) -> tuple[State, Mask]
     """Split `torch.nn.utils.prune`'s names into a plain state, zero where pruned, and its mask (empty: dense)."""
     masks = {name.removesuffix("_mask"): value for name, value in state_dict.items() if name.endswith("_mask")}
     state = {name.removesuffix("_orig"): value for name, value in state_dict.items() if not name.endswith("_mask")}
+    for name in state_dict:
+        plain = name.removesuffix("_orig")
+        if plain != name and (plain in state_dict or plain not in masks):
+            raise UserError(f"{path} holds {name} beside {plain} or without {plain}_mask")
     mask = _checked_mask(masks, state, path)
     return apply_mask(state, mask), mask
 
@@ -189,6 +202,8 @@ def _checked_mask(masks: dict[str, Tensor], state: State, path: Path) -> Mask:
     for name, mask in masks.items():
         if name not in state or state[name].shape != mask.shape:
             raise UserError(f"{path} holds a mask for {name} that fits no weight of that name")
+        if state[name].dim() < 2 or not state[name].is_floating_point():
+            raise UserError(f"{path} holds a mask for {name}, which is no weight of a layer")
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise UserError(f"{path} holds a mask for {name} that is not 0 or 1 everywhere")
     return {name: mask.bool() for name, mask in masks.items()}
@@ -213,8 +228,22 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
     for name in resized:
         shapes = f"{tuple(state[name].shape)}, not {tuple(network[name].shape)}"
         raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {shapes}")
+    for name, value in network.items():
+        if _kind(state[name]) != _kind(value):  # of how many bits does not matter
+            raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {state[name].dtype}, not {value.dtype}")
     fitted = {name: state[name].to(value.dtype) for name, value in network.items()}
+    _refuse_infinite(fitted, ticket.path)  # the network's precision may hold less than the file's
     return Ticket(ticket.level, ticket.path, fitted, ticket.mask)
+
+
+def alike(first: State, second: State) -> bool:
+    """Whether both have the same names and, under each, tensors of one shape and kind: real, whole or truth values."""
+    kinds = [{name: (value.shape, _kind(value)) for name, value in state.items()} for state in (first, second)]
+    return kinds[0] == kinds[1]
+
+
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    return value.is_floating_point(), value.dtype == torch.bool
 
 
 @dataclass
@@ -230,6 +259,15 @@ class Snapshot:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     rewind: State  # the weights that the next level goes back to
+
+
+# What a checkpoint must hold for a run to go on with it.
+RECORD = {
+    "epoch": is_whole,
+    "best_sa": is_number,
+    "result": {"train_ta": [is_number], "val_ta": [is_number], "test_ta": [is_number]},
+    **dict.fromkeys(("state_dict", "optimizer", "scheduler", "init_weight"), is_dict),
+}
 
 
 class RunFiles:
@@ -272,23 +310,28 @@ class RunFiles:
         checkpoint.save(_published_record(last), self.checkpoint(last.level))
 
     def load_checkpoint(self, level: int) -> Snapshot:
+        """What `save_checkpoint` (or a published script) saved; UserError where it is not what a run can go on with."""
         path = self.checkpoint(level)
         record = checkpoint.load(path)
-        try:
-            state, mask = plain_state(record["state_dict"], path)
-            return Snapshot(
-                level=level,
-                epoch=record["epoch"],
-                state=state,
-                mask=mask,
-                curves=record["result"],
-                best=record["best_sa"],
-                optimizer=record["optimizer"],
-                scheduler=record["scheduler"],
-                rewind=record["init_weight"],
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no checkpoint of an IMP run: {error} is missing or odd") from error
+        if odd := misfit(record, RECORD):
+            raise UserError(f"{path} is no checkpoint of an IMP run: {odd} is missing or odd")
+        state, mask = plain_state(_state_dict(record, path), path)
+        rewind = _state_dict(record["init_weight"], path)
+        for part in (state, rewind):
+            _refuse_infinite(part, path)
+        if not alike(state, rewind):
+            raise UserError(f"{path} is no checkpoint of an IMP run: init_weight does not fit state_dict")
+        return Snapshot(
+            level=level,
+            epoch=record["epoch"],
+            state=state,
+            mask=mask,
+            curves={name: record["result"][name] for name in RECORD["result"]},
+            best=record["best_sa"],
+            optimizer=record["optimizer"],
+            scheduler=record["scheduler"],
+            rewind=rewind,
+        )
 
 
 class OpenlthRunFiles(RunFiles):
