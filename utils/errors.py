@@ -8,9 +8,10 @@ class UserError(Exception):
 
 
 def one_line(text: object) -> str:
-    """`text`, or the type of an error that says nothing, on one line of at most LONGEST_LINE characters, without those that a terminal would obey.
+    """`text` on one line of at most LONGEST_LINE characters, without those that a terminal would obey.
 
-    Names inside files may be megabytes long or hold escape sequences; the middle of a long text is left out.
+    Names inside files may be megabytes long or hold escape sequences; the middle of a long text is left out. An error
+    that says nothing is told by its type.
     """
     line = _shortened(" ".join(str(text).split()) or type(text).__name__)
     return _shortened("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line))

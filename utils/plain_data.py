@@ -9,6 +9,7 @@ MAX_PARTS = 1_000_000  # values in a file; ten checkpoints of a ResNet-200 have 
 MAX_DEPTH = 50
 PLAIN = (str, int, float, bool, type(None))
 WHOLE_LIMIT = 10**9
+MISSING = object()  # fits no shape
 
 Shape = Callable[[Any], bool] | dict[str, "Shape"] | list["Shape"]
 
@@ -51,7 +52,7 @@ def misfit(content: object, shape: Shape, name: str = "") -> str | None:
     items. Names that the shape does not have are not looked at.
     """
     if isinstance(shape, dict) and type(content) is dict:
-        parts = [(f"{name}.{key}" if name else key, content.get(key), part) for key, part in shape.items()]
+        parts = [(f"{name}.{key}" if name else key, content.get(key, MISSING), part) for key, part in shape.items()]
     elif isinstance(shape, list) and type(content) is list:
         parts = [(f"{name}[{index}]", item, shape[0]) for index, item in enumerate(content)]
     else:
@@ -90,6 +91,18 @@ def is_text(value: object) -> bool:
 
 def is_dict(value: object) -> bool:
     return type(value) is dict
+
+
+def is_state(value: object) -> bool:
+    """Named tensors without NaN or infinity."""
+    return type(value) is dict and all(
+        type(name) is str and isinstance(part, Tensor) and bool(part.isfinite().all()) for name, part in value.items()
+    )
+
+
+def is_shares(value: object) -> bool:
+    """The share that each of several levels has."""
+    return type(value) is dict and all(map(is_whole, value)) and all(map(is_share, value.values()))
 
 
 def is_plain(value: object) -> bool:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from utils import checkpoint
 from utils.errors import UserError
-from utils.plain_data import is_dict, is_number, is_whole, misfit
+from utils.plain_data import misfit
 from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask, density
+from utils.records import CHECKPOINT
 
 SETTINGS = "settings.json"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
@@ -237,8 +238,8 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
 
 
 def alike(first: State, second: State) -> bool:
-    """Whether both have the same names and, under each, tensors of one shape and kind: real, whole or truth values."""
-    kinds = [{name: (value.shape, _kind(value)) for name, value in state.items()} for state in (first, second)]
+    """Whether both have the same names and, under each, tensors of the same shape and type."""
+    kinds = [{name: (value.shape, value.dtype) for name, value in state.items()} for state in (first, second)]
     return kinds[0] == kinds[1]
 
 
@@ -259,15 +260,6 @@ class Snapshot:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     rewind: State  # the weights that the next level goes back to
-
-
-# What a checkpoint must hold for a run to go on with it.
-RECORD = {
-    "epoch": is_whole,
-    "best_sa": is_number,
-    "result": {"train_ta": [is_number], "val_ta": [is_number], "test_ta": [is_number]},
-    **dict.fromkeys(("state_dict", "optimizer", "scheduler", "init_weight"), is_dict),
-}
 
 
 class RunFiles:
@@ -313,7 +305,7 @@ class RunFiles:
         """What `save_checkpoint` (or a published script) saved; UserError where it is not what a run can go on with."""
         path = self.checkpoint(level)
         record = checkpoint.load(path)
-        if odd := misfit(record, RECORD):
+        if odd := misfit(record, CHECKPOINT):
             raise UserError(f"{path} is no checkpoint of an IMP run: {odd} is missing or odd")
         state, mask = plain_state(_state_dict(record, path), path)
         rewind = _state_dict(record["init_weight"], path)
@@ -326,7 +318,7 @@ class RunFiles:
             epoch=record["epoch"],
             state=state,
             mask=mask,
-            curves={name: record["result"][name] for name in RECORD["result"]},
+            curves={name: record["result"][name] for name in CHECKPOINT["result"]},
             best=record["best_sa"],
             optimizer=record["optimizer"],
             scheduler=record["scheduler"],

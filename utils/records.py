@@ -1,0 +1,73 @@
+"""What the files of a run must hold before they are used: shapes for `utils.plain_data.misfit`."""
+
+from typing import Any
+
+from utils.plain_data import (
+    is_dict,
+    is_number,
+    is_percent,
+    is_plain,
+    is_share,
+    is_shares,
+    is_state,
+    is_text,
+    is_truth,
+    is_whole,
+    misfit,
+)
+
+
+def is_settings(value: Any) -> bool:
+    """Whether `value` may be the settings of a run, as `utils.provenance.describe_run` notes them."""
+    return is_dict(value) and is_plain(value) and is_whole(value.get("processes", 1))
+
+
+CHECKPOINT = {  # of IMP, to go on with
+    "epoch": is_whole,
+    "best_sa": is_number,
+    "result": {"train_ta": [is_number], "val_ta": [is_number], "test_ta": [is_number]},
+    **dict.fromkeys(("state_dict", "optimizer", "scheduler", "init_weight"), is_dict),
+}
+
+POOL_FILE = {"settings": is_settings, "tickets": is_plain}  # finished or not: what says whether it is this run's
+STEP = {
+    "candidate": is_whole,
+    "coefficients": [is_share],
+    "scores": [lambda score: score is None or is_percent(score)],
+    "coefficient": is_share,
+    "accepted": is_truth,
+}
+UNFINISHED_POOL = {"state": is_state, "score": is_percent, "shares": is_shares, "steps": [STEP]}
+RECIPE = {
+    "level": is_whole,
+    "density": is_share,
+    "members": [{"level": is_whole, "weight": is_share}],
+    "steps": [STEP],
+    "ticket_val_accuracy": is_percent,
+    "pool_val_accuracy": is_percent,
+    "ticket_test_accuracy": is_percent,
+    "pool_test_accuracy": is_percent,
+    "checkpoint": is_text,
+}
+
+COMPARED = {  # of a pools.json, by `evaluate.py`
+    "settings": {"interpolate_method": is_text, "interpolation_value_list": [is_share], "EMA_value": is_share},
+    "pools": [{name: RECIPE[name] for name in ("level", "density", "ticket_test_accuracy", "pool_test_accuracy")}],
+}
+
+LINE_COLUMNS = {
+    "coefficients": [is_share],
+    "test_accuracy": [is_percent],
+    "test_loss": [lambda loss: type(loss) is float],  # a diverging network's is NaN or infinity
+}
+LINE = {
+    "levels": lambda levels: type(levels) is list and len(levels) == 2 and all(map(is_whole, levels)),
+    "tickets": is_plain,
+    "barrier": lambda barrier: type(barrier) is float,
+    **LINE_COLUMNS,
+}
+
+
+def is_line(value: Any) -> bool:
+    """Whether `value` may be an entry of a connectivity.json: the walk between two tickets."""
+    return not misfit(value, LINE) and len({len(value[name]) for name in LINE_COLUMNS} - {0}) == 1
