@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from utils.batchnorm import recalibrate
 from utils.distributed import SINGLE, Processes
+from utils.errors import UserError
 from utils.pruning import State
 from utils.tickets import Ticket, TicketFile, fit_to_network, read_ticket
 from utils.workers import Workers
@@ -56,8 +57,10 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], processes
 
 
 def total_score(correct: int, images: int, loss_sum: float, processes: Processes) -> Score:
-    """The sum of every process's counts and losses."""
+    """The sum of every process's counts and losses. UserError where there was nothing to count."""
     correct, images = processes.sum_counts(correct, images)
+    if images == 0:
+        raise UserError("none of the images can be read: replace those above")
     return Score(correct, images, float(processes.sum_(torch.tensor(loss_sum, dtype=torch.float64))))
 
 
