@@ -339,7 +339,7 @@ def _class_names(path: Path, classes: np.ndarray) -> list[str]:
         raise UserError(f"{path}: classes is {classes.dtype} of shape {classes.shape}; make it a list of strings")
     try:
         return classes.tolist()
-    except ValueError as error:  # numbers that are no letters
+    except (ValueError, SystemError) as error:  # numbers that are no letters
         raise UserError(f"{path}: classes is damaged ({error}); write the file again") from error
 
 

@@ -199,7 +199,7 @@ class ImageFolders:
                 images, labels = images[readable], labels[readable]
             if len(labels) < fewest:
                 raise UserError(
-                    f"{self.root}: too few images of a training batch can be read (named above): replace them"
+                    f"{self.root}: a training batch has too few images that can be read: replace those above"
                 )
             if len(labels) == 0:
                 continue

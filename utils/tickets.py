@@ -143,7 +143,8 @@ def read_ticket(file: TicketFile) -> Ticket:
     """Read a ticket of either layout and check that it holds what a ticket must. UserError names what is wrong."""
     state, mask = plain_state(_state_dict(checkpoint.load(file.path), file.path), file.path)
     if file.mask_path is not None:
-        mask = _checked_mask(_state_dict(checkpoint.load(file.mask_path), file.mask_path), state, file.mask_path)
+        masks = _state_dict(checkpoint.load(file.mask_path), file.mask_path)
+        mask = _checked_mask(masks, state, f"{file.mask_path} (beside {file.path.name})")
     _refuse_infinite(state, file.path)
     if not mask:
         convolutions = [name for name, value in state.items() if value.dim() == 4 and value.is_floating_point()]
@@ -199,7 +200,7 @@ def published_state(state: State, mask: Mask | None) -> dict[str, Tensor]:
     return renamed
 
 
-def _checked_mask(masks: dict[str, Tensor], state: State, path: Path) -> Mask:
+def _checked_mask(masks: dict[str, Tensor], state: State, path: Path | str) -> Mask:
     for name, mask in masks.items():
         if name not in state or state[name].shape != mask.shape:
             raise UserError(f"{path} holds a mask for {name} that fits no weight of that name")

@@ -216,8 +216,8 @@ class _Reader:
 
     def _since(self, position: int) -> list:
         """What lies on the stack from `position` on, taken off."""
-        taken = self.stack[max(position, 0) :]
-        del self.stack[max(position, 0) :]
+        taken = self.stack[position:]
+        del self.stack[position:]
         return taken
 
     def _set(self, items: list) -> None:
