@@ -28,8 +28,8 @@ CIFAR_STATISTICS = {
 }
 CIFAR_VAL_IMAGES = 5000
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-# Without names, the largest label says how many outputs the network gets; one stray label must not ask for millions.
-MAX_UNNAMED_CLASSES = 100_000
+# Classes say how many outputs the network gets; one stray label, or names that take no room, must not ask for millions.
+MAX_CLASSES = 100_000
 
 
 @dataclass
@@ -330,13 +330,15 @@ def _check_labels(name: str, labels: np.ndarray, images: int, classes: list[str]
         raise UserError(f"{name} has the label {labels.min()}; labels count from 0")
     if classes is not None and labels.max() >= len(classes):
         raise UserError(f"{name} has the label {labels.max()}, but classes names {len(classes)}, from 0 on")
-    if classes is None and labels.max() >= MAX_UNNAMED_CLASSES:
+    if classes is None and labels.max() >= MAX_CLASSES:
         raise UserError(f"{name} has the label {labels.max()}; labels as large as that need classes, their names")
 
 
 def _class_names(path: Path, classes: np.ndarray) -> list[str]:
     if classes.dtype.kind != "U" or classes.ndim != 1:
         raise UserError(f"{path}: classes is {classes.dtype} of shape {classes.shape}; make it a list of strings")
+    if len(classes) > MAX_CLASSES:
+        raise UserError(f"{path}: classes has {len(classes)} names; at most {MAX_CLASSES} make sense")
     try:
         return classes.tolist()
     except (ValueError, SystemError) as error:  # numbers that are no letters

@@ -40,6 +40,7 @@ from CIFAR import main_imp
 from CIFAR.dataset import load_data
 from ImageNet.dataset import UNREADABLE, Photographs
 from utils import comparison, report, tickets
+from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE
 from utils.errors import LONGEST_LINE, UserError, one_line
 from utils.evaluation import Evaluator
@@ -124,6 +125,7 @@ def prepare(folder: Path) -> None:
     run.run([1])
     start = evaluator.read_ticket(published.ticket(1))
     run._save_unfinished(published.ticket(1), Pool(start.state, 50.0, {1: 1.0}))
+    connectivity_run(folder, evaluator).run([0.5], [0])
     draws = np.random.RandomState(0)
     images = {f"x_{part}": draws.randint(0, 256, (20, 8, 8)).astype(np.uint8) for part in ("train", "test")}
     labels = {f"y_{part}": np.arange(20) % 3 for part in ("train", "test")}
@@ -142,6 +144,14 @@ def pool_run(folder: Path) -> tuple[PoolRun, Evaluator]:
     digests = {file.level: "digest" for file in files}
     run = PoolRun(files, evaluator, greedy([0.5]), 1, 41, folder / "pools", description, lambda line: None, digests)
     return run, evaluator
+
+
+def connectivity_run(folder: Path, evaluator: Evaluator) -> ConnectivityRun:
+    """A walk between the tickets in `folder`."""
+    files, settings = tickets.find_tickets(folder / "cifar"), {"seed": 41}
+    digests = {file.level: "digest" for file in files}
+    description = {"settings": settings, "versions": {}}
+    return ConnectivityRun(files, evaluator, 41, folder / "lines", description, lambda line: None, digests)
 
 
 def subjects(folder: Path) -> list[Subject]:
@@ -206,6 +216,10 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
         comparison.compare([comparison.read_results(pools)], folder / "compared")
 
     yield Subject("pools.json", pools, compared, documents)
+    walk = connectivity_run(folder, evaluator)
+    # What does not fit these tickets is walked again.
+    lines = folder / "lines" / tickets.CONNECTIVITY_JSON
+    yield Subject("connectivity.json", lines, lambda: barrier_table(walk.run([0.5], [0])) and None, documents)
 
 
 def resumption(folder: Path, data: Any) -> Callable[[], Any]:
@@ -325,7 +339,9 @@ def same(first: Any, second: Any) -> bool:
 def child(folder: Path, first: int, count: int, seed: int) -> Report:
     """Try the mutations from the `first` on; each is told by its number and the seed alone."""
     torch.set_num_threads(1)
-    report.plot_accuracy = report.plot_curves = lambda *_: None  # pictures take longer than all the rest
+    report.plot_accuracy = report.plot_curves = report.plot_connectivity = lambda *_: (
+        None
+    )  # pictures take longer than all the rest
     pairs = [(subject, mutation) for subject in subjects(folder) for mutation in subject.mutations]
     Image.init()  # its plugins, which are imported late, run code of their own
     watch, found = Watch(folder), Report()

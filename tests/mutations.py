@@ -521,6 +521,12 @@ def drop_part(draws: random.Random, content: Any) -> None:
     del container[key]
 
 
+def add_part(draws: random.Random, content: Any) -> None:
+    """Another name beside those that are known, in any of the dicts."""
+    parts = [part for part in (content, *(container[key] for container, key in places(content))) if type(part) is dict]
+    draws.choice(parts)["another"] = draws.choice(ODD)
+
+
 def double_part(draws: random.Random, content: Any) -> None:
     container, key = draws.choice(places(content))
     container[key] = [container[key], container[key]]
@@ -613,7 +619,7 @@ def other_arrays(draws: random.Random, data: bytes) -> bytes:
         [np.zeros((3, 8, 8)), np.zeros((3, 8, 9), np.uint8), np.zeros((0, 8, 8), np.uint8), np.uint8(3)]
     )
     labels = draws.choice([np.array([10**12]), np.array([-1]), np.array([1.5]), np.array(["a"]), np.array([[1]])])
-    names = np.frombuffer(b"\xff\xff\xff\xff" * 10, "<U1")
+    names = draws.choice([np.frombuffer(b"\xff\xff\xff\xff" * 10, "<U1"), np.zeros(10**6, "<U1"), np.array(["a"])])
     return with_arrays(data, draws, **draws.choice([{"x_train": images}, {"y_train": labels}, {"classes": names}]))
 
 
@@ -689,7 +695,7 @@ STATE = (
 )
 MASK = (mask_value, mask_shape, mask_of_nothing_prunable, mask_beside_plain_name, drop_mask)
 MASK_FILE = (mask_value, mask_shape, mask_of_nothing_prunable, empty_state, wrap_state, sparse, without_data, no_tensor)
-PLAIN = (replace_part, drop_part, double_part, nest_part, swap_parts)
+PLAIN = (replace_part, drop_part, add_part, double_part, nest_part, swap_parts)
 JSON = (*(edits_json(change) for change in PLAIN), deep_json, odd_json)
 RECORD = tuple(edits_record(change) for change in PLAIN)
 ARRAYS = (claim_shape, no_array, objects, other_arrays, deflate_thousandfold)

@@ -226,6 +226,8 @@ def test_bad_list_of_pools_ends_the_comparison_in_one_line(fails, pools, tmp_pat
         lambda content: content["recipe"].update(level=1),
         lambda content: content["recipe"].update(density=float("nan")),
         lambda content: content["recipe"]["members"].append(None),
+        lambda content: content["recipe"]["steps"][0].update(more=torch.ones(2)),
+        lambda content: content["recipe"].update(more=1),
         lambda content: content.update(settings={"seed": torch.ones(2)}),
         lambda content: content.update(tickets=torch.ones(2)),
     ],

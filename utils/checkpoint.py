@@ -103,14 +103,16 @@ def _first_line(error: Exception) -> str:
 def load_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The arrays of these names in an .npz file, those of `optional` where they are there; Python objects are refused.
 
-    Raises UserError, too, when an array is damaged or claims another size than the file holds, or when all together
-    would not leave this machine enough memory to work with them.
+    Raises UserError, too, when an array is damaged, is there twice or claims another size than the file holds, or when
+    all together would not leave this machine enough memory to work with them.
     """
     path = Path(path)
     try:
         _refuse_pipe(path)
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            if len(entries) < len(archive.infolist()):
+                raise UserError(f"{path}: holds two arrays of one name")
             for name in names:
                 if name not in entries:
                     raise UserError(f"{path}: has no {name}; it should hold {', '.join(names)}")

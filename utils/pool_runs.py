@@ -15,7 +15,7 @@ from utils.plain_data import Shape, misfit
 from utils.pools import Method, Pool, Step, neighbours, search
 from utils.provenance import claim_folder, refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
-from utils.records import POOL_FILE, RECIPE, STEP, UNFINISHED_POOL
+from utils.records import POOL_FILE, STEP, UNFINISHED_POOL, is_recipe
 from utils.tickets import Ticket, TicketFile
 
 TABLE_HEADER = ("level", "density %", "ticket %", "pool %", "gain", "members (level:share)")
@@ -81,7 +81,7 @@ class PoolRun:
         entries = {}
         for file in self.files:
             path = tickets.pool_path(self.folder, file.level)
-            recipe = self._read_own(path, file, "recipe", RECIPE)
+            recipe = self._read_own(path, file, "recipe", is_recipe)
             if recipe is not None:
                 if recipe["level"] != file.level:
                     raise _damaged(path, "recipe.level", file)

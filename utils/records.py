@@ -1,5 +1,6 @@
 """What the files of a run must hold before they are used: shapes for `utils.plain_data.misfit`."""
 
+import math
 from typing import Any
 
 from utils.plain_data import (
@@ -20,6 +21,11 @@ from utils.plain_data import (
 def is_settings(value: Any) -> bool:
     """Whether `value` may be the settings of a run, as `utils.provenance.describe_run` notes them."""
     return is_dict(value) and is_plain(value) and is_whole(value.get("processes", 1))
+
+
+def is_loss(value: Any) -> bool:
+    """A number from 0 on; a diverging network's is NaN or infinity."""
+    return type(value) is float and (not math.isfinite(value) or (is_number(value) and value >= 0))
 
 
 CHECKPOINT = {  # of IMP, to go on with
@@ -50,6 +56,12 @@ RECIPE = {
     "checkpoint": is_text,
 }
 
+
+def is_recipe(value: Any) -> bool:
+    """Whether `value` may be an entry of a pools.json: all of it, and nothing else that a table has no column for."""
+    return is_plain(value) and not misfit(value, RECIPE) and value.keys() == RECIPE.keys()
+
+
 COMPARED = {  # of a pools.json, by `evaluate.py`
     "settings": {"interpolate_method": is_text, "interpolation_value_list": [is_share], "EMA_value": is_share},
     "pools": [{name: RECIPE[name] for name in ("level", "density", "ticket_test_accuracy", "pool_test_accuracy")}],
@@ -58,16 +70,19 @@ COMPARED = {  # of a pools.json, by `evaluate.py`
 LINE_COLUMNS = {
     "coefficients": [is_share],
     "test_accuracy": [is_percent],
-    "test_loss": [lambda loss: type(loss) is float],  # a diverging network's is NaN or infinity
+    "test_loss": [is_loss],
 }
 LINE = {
     "levels": lambda levels: type(levels) is list and len(levels) == 2 and all(map(is_whole, levels)),
     "tickets": is_plain,
-    "barrier": lambda barrier: type(barrier) is float,
+    "barrier": is_loss,
     **LINE_COLUMNS,
 }
 
 
 def is_line(value: Any) -> bool:
     """Whether `value` may be an entry of a connectivity.json: the walk between two tickets."""
-    return not misfit(value, LINE) and len({len(value[name]) for name in LINE_COLUMNS} - {0}) == 1
+    if misfit(value, LINE):
+        return False
+    lengths = {len(value[name]) for name in LINE_COLUMNS}
+    return len(lengths) == 1 and lengths != {0}

@@ -51,12 +51,12 @@ def make_optimizer(net: nn.Module, learning_rate: float, momentum: float, weight
 def restore_momentum(optimizer: torch.optim.SGD, saved: dict) -> None:
     """Take the momentum from `saved`, the state dict of such an optimizer, and leave the rest as the flags have it.
 
-    ValueError where it is not one finite tensor of a parameter's shape for each.
+    ValueError where it is not one finite tensor of a parameter's shape for each; before the first step there is none.
     """
     (group,) = optimizer.param_groups
-    if group["momentum"] == 0:
-        return
     state = saved.get("state")
+    if state == {} or group["momentum"] == 0:
+        return
     if type(state) is not dict or {*state} != {*range(len(group["params"]))}:
         raise ValueError("its optimizer has no momentum for each weight")
     for index, parameter in enumerate(group["params"]):
