@@ -6,7 +6,6 @@ data and the network, and what an epoch sees follows from its purpose (seed, lev
 
 import hashlib
 import math
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils import checkpoint
+from utils.errors import UserError, one_line
 from utils.randomness import generator
 
 DATASETS = ("cifar10", "cifar100", "digits", "npz")
@@ -28,8 +28,8 @@ CIFAR_STATISTICS = {
 }
 CIFAR_VAL_IMAGES = 5000
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-# Without names, the largest label says how many outputs the network gets; one stray label must not ask for millions.
-MAX_UNNAMED_CLASSES = 100_000
+# Classes say how many outputs the network gets; one stray label, or names that take no room, must not ask for millions.
+MAX_CLASSES = 100_000
 
 
 @dataclass
@@ -266,7 +266,7 @@ def _read_cifar(dataset: str, folder: Path, data_url: str | None) -> tuple[Split
 
 def _cifar_advice(source: type, folder: Path, error: Exception) -> str:
     # A plain RuntimeError is torchvision's word on checksums, and advises on an argument that users do not have.
-    reason = "a file is missing or its checksum is wrong" if type(error) is RuntimeError else _one_line(error)
+    reason = "a file is missing or its checksum is wrong" if type(error) is RuntimeError else one_line(error)
     return (
         f"--data {folder}: no usable {source.__name__} there or at {source.url} ({reason}); put {source.filename}, or "
         f"the folder {source.base_folder} unpacked from it, into {folder}, or name another address of "
@@ -308,28 +308,10 @@ def _read_npz(path: Path) -> tuple[Split, Split, list[str]]:
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the .npz file at `path` that NPZ_KEYS names, and `classes` if it is there."""
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: is no .npz file, or only a part of one; --data needs one with {', '.join(NPZ_KEYS)}")
     try:
-        archive = np.load(path, allow_pickle=False)
-    except Exception as error:  # NumPy, zipfile and the system each have their own word for what is wrong
-        raise UserError(f"{path}: cannot be read as an .npz file ({_one_line(error)}); check --data") from error
-    with archive:
-        for key in NPZ_KEYS:
-            if key not in archive:
-                raise UserError(f"{path}: has no {key}; an .npz data set holds {', '.join(NPZ_KEYS)}")
-        return {key: _load_array(path, archive, key) for key in (*NPZ_KEYS, "classes") if key in archive}
-
-
-def _load_array(path: Path, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    try:
-        array = archive[key]
-    except Exception as error:  # as above, and zlib too
-        raise UserError(f"{path}: {key} cannot be read ({_one_line(error)}); write the file again") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: {key} is not an array; write the file with numpy.savez")
-    return array
+        return checkpoint.load_arrays(path, NPZ_KEYS, ("classes",))
+    except UserError as error:
+        raise UserError(f"{error}; check --data") from error
 
 
 def _check_images(name: str, images: np.ndarray) -> None:
@@ -354,14 +336,19 @@ def _check_labels(name: str, labels: np.ndarray, images: int, classes: list[str]
         raise UserError(f"{name} has the label {labels.min()}; labels count from 0")
     if classes is not None and labels.max() >= len(classes):
         raise UserError(f"{name} has the label {labels.max()}, but classes names {len(classes)}, from 0 on")
-    if classes is None and labels.max() >= MAX_UNNAMED_CLASSES:
+    if classes is None and labels.max() >= MAX_CLASSES:
         raise UserError(f"{name} has the label {labels.max()}; labels as large as that need classes, their names")
 
 
 def _class_names(path: Path, classes: np.ndarray) -> list[str]:
     if classes.dtype.kind != "U" or classes.ndim != 1:
         raise UserError(f"{path}: classes is {classes.dtype} of shape {classes.shape}; make it a list of strings")
-    return classes.tolist()
+    if len(classes) > MAX_CLASSES:
+        raise UserError(f"{path}: classes has {len(classes)} names; at most {MAX_CLASSES} make sense")
+    try:
+        return classes.tolist()
+    except (ValueError, SystemError) as error:  # numbers that are no letters
+        raise UserError(f"{path}: classes is damaged ({error}); write the file again") from error
 
 
 def _rgb_tensor(images: np.ndarray) -> Tensor:
@@ -371,8 +358,3 @@ def _rgb_tensor(images: np.ndarray) -> Tensor:
     if images.shape[3] == 1:
         images = np.repeat(images, 3, axis=3)
     return torch.from_numpy(np.ascontiguousarray(images))
-
-
-def _one_line(error: Exception) -> str:
-    """What `error` says, on one line; its type if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,11 +23,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from utils.distributed import SINGLE, Processes
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.preemption import end_with_parent, held_back
 from utils.randomness import derive_seed, generator
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+# Those of the files that `ImageFolder` lists. Pillow knows many more by their content, and runs programs for some.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+LONGEST_RATIO = 100  # of an image's sides: the shorter one is resized to a fixed length
 UNREADABLE = -1  # the label of an image that cannot be decoded
 Sample = tuple[str, int]
 
@@ -46,10 +50,9 @@ class Photographs(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
         try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            print(f"left out, cannot be read: {path} ({error})", file=sys.stderr, flush=True)
+            image = _read_photograph(path)
+        except Exception as error:  # damaged bytes fail wherever a decoder stumbles over them
+            print(one_line(f"left out, cannot be read: {path} ({error})"), file=sys.stderr, flush=True)
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), UNREADABLE
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(*self.purpose, index))
@@ -62,6 +65,19 @@ class Loader(DataLoader):
     def __iter__(self):
         with held_back():
             return super().__iter__()
+
+
+def _read_photograph(path: str) -> Image.Image:
+    """The image in RGB. Raises whatever Pillow does, and ValueError for one that resizing would make enormous."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on odd metadata, which says nothing about the pixels
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        if not Path(path).is_file():
+            raise ValueError("it is no regular file")
+        with Image.open(path, formats=FORMATS) as file:
+            if max(file.size) > LONGEST_RATIO * min(file.size):
+                raise ValueError(f"it has {file.size[0]} × {file.size[1]} pixels")
+            return file.convert("RGB")
 
 
 class ImageFolders:
@@ -87,8 +103,8 @@ class ImageFolders:
         seed: int = 0,
         split_work: bool = True,
     ):
-        self.device, self.side, self.workers, self.seed = processes.device, image_size, workers, seed
-        self.processes, self.part = processes, processes if split_work else SINGLE
+        self.root, self.device, self.side, self.workers = root, processes.device, image_size, workers
+        self.processes, self.part, self.seed = processes, processes if split_work else SINGLE, seed
         self.samples, self.classes = _read_folders(root, val_images, data_limit)
         self._room = cache_gb * 1e9
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
@@ -132,7 +148,7 @@ class ImageFolders:
         order = torch.randperm(len(samples), generator=generator(*purpose))
         batches = order.split(batch_size)[: self.train_batch_count(batch_size)]
         batches = [batch[_slice(self.part.shard(len(batch)))] for batch in batches[first:]]
-        return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches))
+        return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches), fewest=2)
 
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's batches (whole ones, every so many) of the training images that recalibrate batch norm.
@@ -187,6 +203,8 @@ class ImageFolders:
         if name not in self._memory:
             return self._readable(self._decode(photographs, batches))
         images, labels = self._memory[name]
+        if (labels == UNREADABLE).all():
+            raise self._nothing_readable()
         return self._readable((images[batch], labels[batch]) for batch in batches)
 
     def _decode(self, photographs: Photographs, batches: Sequence[Tensor]) -> DataLoader:
@@ -198,18 +216,33 @@ class ImageFolders:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _readable(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches on the device, float N×3×S×S in 0..1, channels last, without the images that cannot be read."""
-        left_out = 0
+    def _readable(self, batches: Iterable[tuple[Tensor, Tensor]], fewest: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches on the device, float N×3×S×S in 0..1, channels last, without the images that cannot be read.
+
+        UserError where a batch is left with less than `fewest`, or the pass of a process that works alone with none.
+        """
+        left_out, left_in = 0, 0
         for images, labels in batches:
             readable = labels != UNREADABLE
             if not readable.all():  # else no copy, which would leave the pinned memory
                 left_out += int((~readable).sum())
                 images, labels = images[readable], labels[readable]
+            if len(labels) < fewest:
+                raise UserError(
+                    f"{self.root}: a training batch has too few images that can be read: replace those above"
+                )
+            if len(labels) == 0:
+                continue
+            left_in += len(labels)
             images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             yield images.to(memory_format=torch.channels_last).float().div_(255), labels
+        if left_out and not left_in and self.part.world == 1:
+            raise self._nothing_readable()
         if left_out:
             print(f"{left_out} images left out of this pass", file=sys.stderr, flush=True)
+
+    def _nothing_readable(self) -> UserError:
+        return UserError(f"{self.root}: none of the images that are needed can be read: replace those above")
 
     def _decode_once(self, photographs: Photographs) -> tuple[Tensor, Tensor]:
         """All `photographs`, N×3×S×S uint8, and labels, in memory that the processes of this host share and fill."""

@@ -3,10 +3,13 @@ import io
 import os
 import pickle
 import stat
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from utils import checkpoint
 from utils.errors import UserError
@@ -165,6 +168,144 @@ def test_older_format_cut_anywhere_is_named(tmp_path):
             checkpoint.load(path)
 
 
+# What torch.save writes and what else a file may say
+
+
+def everything() -> dict:
+    """All that checkpoints hold, and tensors laid out in every way."""
+    torch.manual_seed(0)
+    weights = torch.randn(4, 3, 5, 5)
+    types = (
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+    )
+    return {
+        "types": {str(kind): (10 * torch.randn(7)).to(kind) for kind in types},
+        "mask": weights > 0,
+        "shared": [weights, weights, weights[1:3], weights.view(-1)[::7]],
+        "layouts": (weights.to(memory_format=torch.channels_last), weights.permute(3, 1, 0, 2), torch.tensor(3.5)),
+        "empty": (torch.empty(0), torch.empty(3, 0, 2), {}, [], ()),
+        "parameter": nn.Parameter(torch.ones(2)),
+        "state_dict": nn.BatchNorm2d(3).state_dict(),
+        "scheduler": {"milestones": Counter([3, 3, 5]), "gamma": 0.1, 1: None, None: True, 2.5: False},
+        "numbers": [0, 255, 256, -1, 2**31, -(2**40), 10**50, 1e-300, float("inf")],
+        "names": ["", "x" * 300, "é ☃ \U0001f600", "a\nb"],
+        "size": torch.Size([2, 3]),
+    }
+
+
+def assert_same(first: object, second: object) -> None:
+    if isinstance(first, torch.Tensor):
+        assert first.dtype == second.dtype and first.shape == second.shape and torch.equal(first, second)
+        assert first.stride() == second.stride()
+    elif isinstance(first, dict):
+        assert list(first) == list(second)
+        for key, value in first.items():
+            assert_same(value, second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for pair in zip(first, second, strict=True):
+            assert_same(*pair)
+    else:
+        assert type(first) is type(second) and first == second
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_both_formats_of_torch_are_read_as_torch_reads_them(tmp_path, new):
+    path = tmp_path / "file.pt"
+    path.write_bytes(saved(everything(), _use_new_zipfile_serialization=new))
+    assert_same(checkpoint.load(path), torch.load(path, weights_only=True))
+
+
+def test_tensors_outlive_their_file(tmp_path):
+    path = tmp_path / "file.pt"
+    checkpoint.save(CONTENT, path)
+    loaded = checkpoint.load(path)
+    path.write_bytes(b"")
+    assert torch.equal(loaded["state_dict"]["conv.weight"], CONTENT["state_dict"]["conv.weight"])
+
+
+def test_a_flipped_bit_is_found_wherever_it_is_in_the_weights(tmp_path):
+    path = tmp_path / "file.pt"
+    weights = torch.arange(500.0)
+    whole = saved({"w": weights})
+    place = whole.index(weights.numpy().tobytes())
+    for offset in range(0, 2000, 37):
+        path.write_bytes(whole[: place + offset] + bytes([whole[place + offset] ^ 4]) + whole[place + offset + 1 :])
+        assert not torch.equal(torch.load(path, weights_only=True)["w"], weights), "torch would take it for the weights"
+        with pytest.raises(UserError, match=r"file\.pt.*checksum"):
+            checkpoint.load(path)
+
+
+def test_a_file_saved_without_checksums_is_refused(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        checkpoint.save(CONTENT, tmp_path / "file.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with pytest.raises(UserError, match=r"file\.pt.*checksum"):
+        checkpoint.load(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(torch.zeros(1).expand(10**6, 10**6), id="one number for a million millions"),
+        pytest.param(torch.zeros(5).as_strided((3, 3), (1, 1)), id="numbers that overlap"),
+        pytest.param(torch.zeros(3, 3).to_sparse(), id="sparse"),
+        pytest.param(torch.empty(3, device="meta"), id="no data"),
+        pytest.param(torch.zeros(3, dtype=torch.complex64), id="complex"),
+        pytest.param(torch.zeros(3, dtype=torch.float8_e5m2), id="eight bits"),
+        pytest.param(torch.zeros(3, dtype=torch.complex64).conj(), id="conjugate"),
+        pytest.param(torch.zeros(3, dtype=torch.uint32), id="unsigned"),
+        pytest.param({(1, 2): 3}, id="tuple for a name"),
+        *({1, 2}, b"bytes", bytearray(3), 1j, torch.float32, torch.device("cpu")),
+    ],
+)
+def test_what_no_checkpoint_holds_is_refused(tmp_path, content):
+    path = tmp_path / "file.pt"
+    torch.save({"odd": content}, path)
+    with pytest.raises(UserError, match=r"file\.pt"):
+        checkpoint.load(path)
+
+
+def test_parts_that_repeat_without_end_are_refused(tmp_path):
+    content = itself = []
+    itself.append(itself)
+    for _ in range(60):
+        content = [content, content]
+    for number, odd in enumerate((content, itself)):
+        torch.save(odd, tmp_path / f"{number}.pt")
+        with pytest.raises(UserError, match=rf"{number}\.pt.*without end"):
+            checkpoint.load(tmp_path / f"{number}.pt")
+
+
+def test_one_tensor_under_ever_so_many_names_is_refused(tmp_path):
+    weights = torch.zeros(10_000)
+    torch.save({str(number): weights for number in range(1000)}, tmp_path / "file.pt")
+    with pytest.raises(UserError, match="larger than the file"):
+        checkpoint.load(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize(
+    "read", [checkpoint.load, checkpoint.load_json, lambda path: checkpoint.load_arrays(path, ["x"])]
+)
+def test_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe.*no regular file"):
+        read(tmp_path / "pipe")
+
+
+# Other files
+
+
 @pytest.mark.parametrize("read", [checkpoint.load, checkpoint.load_json])
 def test_folder_and_missing_file_are_named(tmp_path, read):
     for path in (tmp_path, tmp_path / "missing"):
@@ -172,7 +313,7 @@ def test_folder_and_missing_file_are_named(tmp_path, read):
             read(path)
 
 
-@pytest.mark.parametrize("damaged", [b"", b"{", b'{"pools": [}', b"\xff\xfe{}"])
+@pytest.mark.parametrize("damaged", [b"", b"{", b'{"pools": [}', b"\xff\xfe{}", b"[" * 10**5, b"[" * 70 + b"]" * 70])
 def test_damaged_json_is_named(tmp_path, damaged):
     path = tmp_path / "pools.json"
     path.write_bytes(damaged)
@@ -183,3 +324,21 @@ def test_damaged_json_is_named(tmp_path, damaged):
 def test_json_keeps_full_precision(tmp_path):
     checkpoint.save_json({"accuracy": 100 / 3}, tmp_path / "pools.json")
     assert checkpoint.load_json(tmp_path / "pools.json") == {"accuracy": 100 / 3}
+
+
+def test_arrays_of_both_kinds_of_npz_are_read(tmp_path):
+    arrays = {"x": np.arange(6, dtype=np.uint8).reshape(2, 3), "names": np.array(["ant", "bee"]), "more": np.float32(1)}
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "file.npz", **arrays)
+        loaded = checkpoint.load_arrays(tmp_path / "file.npz", ["x"], ["names", "missing"])
+        assert loaded.keys() == {"x", "names"}
+        for name, value in loaded.items():
+            assert value.dtype == arrays[name].dtype and np.array_equal(value, arrays[name])
+
+
+def test_arrays_larger_than_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "file.npz", x=np.zeros(10**6, np.uint8))
+    monkeypatch.setattr(checkpoint, "MEMORY_SHARE", 1e-7)
+    monkeypatch.setattr(checkpoint, "_load_array", None)
+    with pytest.raises(UserError, match=r"file\.npz.*GB"):
+        checkpoint.load_arrays(tmp_path / "file.npz", ["x"])

@@ -274,6 +274,8 @@ def test_npz_without_a_key(tmp_path, key):
         (np.array(["ant", "bee", "cat"]), "label 3, but classes names 3"),
         (np.array([1, 2, 3, 4]), "list of strings"),
         (np.array([["ant", "bee"], ["cat", "dog"]]), "list of strings"),
+        (np.frombuffer(b"\xff" * 16, "<U1"), "classes is damaged"),
+        (np.zeros(100_001, "<U1"), "100001 names"),
         (np.array(["ant", None, "cat", "dog"], dtype=object), "classes cannot be read"),
     ],
 )

@@ -1,6 +1,7 @@
 """ImageNet's scripts on small photographs: what each process sees, and the same tickets and pools from one or two."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor
 import models
 from ImageNet import Lottery_pools, evaluate, main_imp
 from ImageNet.corruptions import CorruptedFolders
-from ImageNet.dataset import ImageFolders
+from ImageNet.dataset import UNREADABLE, ImageFolders, Photographs
 from utils import tickets
 from utils.corruptions import SEVERITIES
 from utils.distributed import SINGLE, Processes
@@ -110,6 +111,59 @@ def test_training_goes_on_without_unreadable_images(tmp_path, capfd):
         (folder / "train" / "ant" / f"{number}.JPEG").write_bytes(b"no image")
     assert sum(len(labels) for _, labels in images_of(folder).train_batches(16, 41)) == 58
     assert "2 images left out" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("cache_gb", [0, 1])
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_a_split_without_a_readable_image_is_said(tmp_path, cache_gb, split, capfd):
+    folder = write_photographs(tmp_path)
+    for path in (folder / split).glob("*/*"):
+        path.write_bytes(b"no image")
+    data = images_of(folder, cache_gb=cache_gb)
+    with pytest.raises(UserError, match=f"^{folder}: none of the images"):
+        list(data.eval_batches("val") if split == "val" else data.bn_batches(16))
+
+
+def test_a_batch_without_a_readable_image_is_skipped_when_images_are_scored(tmp_path, capfd):
+    folder = write_photographs(tmp_path)
+    for path in (folder / "val" / "bee").glob("*"):
+        path.write_bytes(b"no image")
+    data = images_of(folder)
+    assert [len(labels) for _, labels in data.eval_batches("val", batch_size=7)] == [7, 7]
+
+
+def test_training_stops_where_a_batch_has_no_readable_images(tmp_path, capfd):
+    folder = write_photographs(tmp_path)
+    for path in sorted((folder / "train").glob("*/*"))[1:]:
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=f"^{folder}: a training batch"):
+        list(images_of(folder).train_batches(16, 41))
+
+
+@pytest.mark.parametrize("spoilt", ["eps", "gif", "strip", "bomb", "empty", "text", "pipe"])
+def test_only_photographs_of_the_listed_formats_and_of_sane_sizes_are_read(tmp_path, capfd, spoilt, monkeypatch):
+    path, marker = tmp_path / "photograph\x1b[2J.JPEG", tmp_path / "marker"
+    image = Image.new("RGB", (50_000, 1) if spoilt == "strip" else (60, 50))
+    if spoilt == "pipe":
+        os.mkfifo(path)
+    elif spoilt in ("eps", "empty", "text"):
+        program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n({marker}) (w) file\nshowpage\n"
+        path.write_text({"eps": program, "empty": "", "text": "no image"}[spoilt])
+    else:
+        image.save(path, "GIF" if spoilt == "gif" else "PNG")
+    if spoilt == "bomb":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000)  # 3,000 are a warning, which does not stop a program
+    _, label = Photographs([(str(path), 3)], 32, lambda image: image)[0]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert label == UNREADABLE and "photograph" in line and line.isprintable()
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP"])
+def test_photographs_of_the_listed_formats_are_read_whatever_they_are_called(tmp_path, kind):
+    Image.new("RGB", (60, 50), (200, 10, 10)).save(tmp_path / "photograph.JPEG", kind)
+    _, label = Photographs([(str(tmp_path / "photograph.JPEG"), 3)], 32, lambda image: image)[0]
+    assert label == 3
 
 
 def test_without_test_folder_val_is_for_testing_and_train_gives_validation(tmp_path):

@@ -331,6 +331,55 @@ def test_mask_of_no_weight_is_refused(tmp_path):
         read(tmp_path / "ticket", {**network().state_dict(), "other.weight_mask": torch.ones(3)})
 
 
+@pytest.mark.parametrize("name", ["1.weight", "3.bias", "1.running_mean", "1.num_batches_tracked"])
+def test_mask_of_what_is_not_pruned_is_refused_in_both_layouts(tmp_path, name):
+    state = network().state_dict()
+    mask = torch.ones_like(state[name])
+    with pytest.raises(UserError, match=f"published .*{name}"):
+        read(tmp_path / "published", {**state, f"{name}_mask": mask})
+    file = TicketFile(1, write(tmp_path / "openlth", state), write(tmp_path / "mask.pth", {name: mask}))
+    with pytest.raises(UserError, match=rf"mask\.pth .*{name}"):
+        read_ticket(file)
+
+
+@pytest.mark.parametrize("missing", ["0.weight_mask", "0.weight_orig"])
+def test_half_of_a_pruned_weight_is_refused(tmp_path, missing):
+    state = pruned_network().state_dict()
+    del state[missing]
+    with pytest.raises(UserError, match=r"ticket .*0\.weight"):
+        read(tmp_path / "ticket", state)
+
+
+def test_two_weights_of_one_name_are_refused(tmp_path):
+    state = pruned_network().state_dict()
+    with pytest.raises(UserError, match=r"ticket .*0\.weight_orig beside 0\.weight"):
+        read(tmp_path / "ticket", {**state, "0.weight": torch.ones(4, 3, 3, 3)})
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [("conv.0.weight", torch.int64), ("fc.bias", torch.bool), ("conv.1.num_batches_tracked", torch.float32)],
+)
+def test_another_kind_of_numbers_than_the_networks_is_refused(tmp_path, name, kind):
+    state = normalized(0.5)
+    ticket = read(tmp_path / "ticket", {**state, name: torch.ones_like(state[name]).to(kind)})
+    with pytest.raises(UserError, match=f"ticket is no --arch net: {name} is torch"):
+        fit_to_network(ticket, normalized(0.5), "net")
+
+
+def test_numbers_beyond_the_networks_precision_are_refused(tmp_path):
+    state = normalized(0.5)
+    state["fc.weight"] = torch.full((5, 2), 1e300, dtype=torch.float64)
+    with pytest.raises(UserError, match=r"ticket holds NaN or infinity in fc\.weight"):
+        fit_to_network(read(tmp_path / "ticket", state), normalized(0.5), "net")
+
+
+def test_absurd_level_is_refused(tmp_path):
+    write_published(tmp_path, 0, 10**9)
+    with pytest.raises(UserError, match="level 1000000000"):
+        find_tickets(tmp_path)
+
+
 # Tickets fitted to a network
 
 

@@ -8,7 +8,7 @@ from torch.nn.utils import prune
 from torch.optim.lr_scheduler import MultiStepLR
 
 from utils.evaluation import Evaluator, Score, autocast, evaluate, precision_name
-from utils.training import Schedule, make_optimizer, train_epoch
+from utils.training import Schedule, make_optimizer, restore_momentum, train_epoch
 
 
 def make_net(seed: int = 1) -> nn.Sequential:
@@ -332,3 +332,22 @@ def test_validation_and_test_score_the_state_that_is_given():
     says_1 = {"1.weight": torch.tensor([[0.0], [1.0]]), "1.bias": torch.zeros(2)}
     assert [evaluator.validate(state).accuracy for state in (says_0, says_1, says_0)] == [100.0, 0.0, 100.0]
     assert evaluator.test(says_0).accuracy == 50.0
+
+
+def test_momentum_is_all_that_is_taken_from_a_saved_optimizer():
+    net = torch.nn.Linear(3, 2)
+    saved, fresh = (make_optimizer(net, rate, 0.9, 1e-4) for rate in (0.1, 0.4))
+    net(torch.ones(1, 3)).sum().backward()
+    saved.step()
+    state = saved.state_dict()
+    state["param_groups"][0].update(lr="large", maximize=True)
+    restore_momentum(fresh, state)
+    assert fresh.param_groups[0]["lr"] == 0.4 and not fresh.param_groups[0]["maximize"]
+    for parameter in net.parameters():
+        assert torch.equal(fresh.state[parameter]["momentum_buffer"], saved.state[parameter]["momentum_buffer"])
+
+
+def test_before_the_first_step_there_is_no_momentum():
+    optimizer = make_optimizer(torch.nn.Linear(3, 2), 0.1, 0.9, 0.0)
+    restore_momentum(optimizer, optimizer.state_dict())
+    assert not optimizer.state

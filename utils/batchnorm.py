@@ -7,13 +7,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.distributed import SINGLE, Processes
+from utils.errors import UserError
 
 
 @torch.no_grad()
 def recalibrate(net: nn.Module, images: Iterable[Tensor], processes: Processes = SINGLE) -> None:
     """Set every running mean and variance of `net` to its mean over the batches in `images` (N×3×H×W each).
 
-    Several `processes` each see batches of their own (or none); the statistics are the mean over all of them.
+    Several `processes` each see batches of their own (or none); the statistics are the mean over all of them. UserError
+    where none of them has any.
 
     As `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018) does: statistics are reset, momentum is `None` (each
     batch counts alike), and batch norm is in train mode; unlike there, nothing else is, so that dropout stays off.
@@ -45,6 +47,8 @@ def _mean_over_processes(layers: list[_BatchNorm], processes: Processes) -> None
     # A process without a batch has NaN or nothing to say: it weighs nothing.
     flat = torch.cat([buffer.double().flatten() for buffer in statistics])
     sums = processes.sum_(torch.cat([seen.view(1), flat * seen if seen > 0 else torch.zeros_like(flat)]))
+    if sums[0] == 0:
+        raise UserError("none of the training images can be read: replace those above")
     means = (sums[1:] / sums[0]).split([buffer.numel() for buffer in statistics])
     for buffer, mean in zip(statistics, means, strict=True):
         buffer.copy_(mean.view_as(buffer))

@@ -10,6 +10,8 @@ from typing import Any
 from utils import checkpoint, report, tickets
 from utils.errors import UserError
 from utils.methods import method_label
+from utils.plain_data import misfit
+from utils.records import COMPARED
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,13 @@ def read_results(folder: Path) -> Results:
     """What `folder` (or the `pools.json` named directly) holds; UserError where it holds no pools."""
     path = folder if folder.is_file() else folder / tickets.POOLS_JSON
     content = checkpoint.load_json(path)
+    if odd := misfit(content, COMPARED):
+        raise UserError(f"{path} is no list of pools: {odd} is missing or odd")
     try:
-        results = Results(method_label(content["settings"]), {entry["level"]: entry for entry in content["pools"]})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no list of pools: {error} is missing") from error
+        label = method_label(content["settings"])
+    except KeyError as error:
+        raise UserError(f"{path} is no list of pools: {error} is no method") from error
+    results = Results(label, {entry["level"]: entry for entry in content["pools"]})
     if not results.entries:
         raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
     return results

@@ -9,8 +9,10 @@ from utils import checkpoint, report, tickets
 from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
 from utils.interpolation import interpolate
+from utils.plain_data import misfit
 from utils.provenance import claimed_folder
 from utils.pruning import State
+from utils.records import is_line
 from utils.tickets import TicketFile
 
 
@@ -94,10 +96,9 @@ class ConnectivityRun:
         They are those in `found`, which `path` holds.
         """
         pairs = [self._tickets(*pair) for pair in pairwise(self.files)]
-        try:
-            return {entry["levels"][0]: entry for entry in found["paths"] if entry["tickets"] in pairs}
-        except (KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{path} is damaged: move it away") from error
+        if odd := misfit(found, {"paths": [is_line]}):
+            raise UserError(f"{path} is damaged ({odd}): move it away")
+        return {entry["levels"][0]: entry for entry in found["paths"] if entry["tickets"] in pairs}
 
     def _tickets(self, first: TicketFile, second: TicketFile) -> list[list]:
         return [[file.level, self.digests[file.level]] for file in (first, second)]

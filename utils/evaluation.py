@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from utils.batchnorm import recalibrate
 from utils.distributed import SINGLE, Processes
+from utils.errors import UserError
 from utils.predictions import FIELDS, Predictions, per_image
 from utils.pruning import State
 from utils.tickets import Ticket, TicketFile, fit_to_network, read_ticket
@@ -32,12 +33,18 @@ class Score:
     @property
     def accuracy(self) -> float:
         """Percent."""
-        return 100.0 * self.correct / self.images
+        return 100.0 * self.correct / self._counted
 
     @property
     def loss(self) -> float:
         """Cross-entropy in nats, mean over the images."""
-        return self.loss_sum / self.images
+        return self.loss_sum / self._counted
+
+    @property
+    def _counted(self) -> int:
+        if self.images == 0:
+            raise UserError("none of the images can be read: replace those above")
+        return self.images
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Score, autocast, evaluate
 from utils.folders import check_space
+from utils.plain_data import is_state
 from utils.preemption import Preempted
 from utils.pruning import (
     Mask,
@@ -33,8 +34,8 @@ from utils.pruning import (
     prune_smallest,
 )
 from utils.randomness import generator
-from utils.tickets import RunFiles, Snapshot, read_ticket
-from utils.training import EpochSums, Schedule, make_optimizer, train_epoch
+from utils.tickets import RunFiles, Snapshot, alike, read_ticket
+from utils.training import EpochSums, Schedule, make_optimizer, restore_momentum, train_epoch
 
 Batch = tuple[Tensor, Tensor]
 PRUNE_TYPES = ("lt", "rewind_lt", "pt")
@@ -235,10 +236,12 @@ class ImpRun:
         return score
 
     def _leave(self, progress: Snapshot) -> NoReturn:
-        """Save the epoch as far as it has come, and end."""
+        """Save the epoch as far as it has come, unless it has diverged, and end."""
         self._take_stock(progress)
-        self._write(self.files.save_checkpoint, progress)
-        self.say(f"stopped in epoch {progress.epoch + 1} after {progress.underway['batches']} batches, which are saved")
+        if math.isfinite(progress.underway["loss_sum"]) and is_state(progress.state):
+            self._write(self.files.save_checkpoint, progress)
+            batches = progress.underway["batches"]
+            self.say(f"stopped in epoch {progress.epoch + 1} after {batches} batches, which are saved")
         self.processes.barrier()  # where one process has ended, the launcher soon ends the others
         raise Preempted
 
@@ -271,10 +274,13 @@ class ImpRun:
         progress = Snapshot(**self.processes.from_main(lambda: vars(self.files.load_checkpoint(level))))
         try:
             self.net.load_state_dict(progress.state)
-            self.optimizer.load_state_dict(progress.optimizer)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            restore_momentum(self.optimizer, progress.optimizer)
+        except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no checkpoint of this run (--arch, --dataset): {reason}") from error
+        done = progress.epoch - self.settings.first_epoch(level)
+        if not alike(progress.state, self.net.state_dict()) or any(len(c) != done for c in progress.curves.values()):
+            raise UserError(f"{path} is no checkpoint of this run: its weights or its curves are of another kind")
         progress.mask = progress.mask or dense_mask(progress.state, self.prunable)
         batches = f" and {progress.underway['batches']} batches" if progress.underway else ""
         self.say(f"going on after epoch {progress.epoch}{batches} of level {level}, from {path}")

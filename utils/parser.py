@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils import preemption
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -51,8 +51,7 @@ def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
     except UserError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        message = " ".join(str(error).split())
-        sys.exit(_fail(f"{Path(sys.argv[0]).name}: error: {message}", 2))
+        sys.exit(_fail(one_line(f"{Path(sys.argv[0]).name}: error: {error}"), 2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; the same command goes on from here", 130))
     except preemption.Preempted:

@@ -12,9 +12,11 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.folders import check_space
+from utils.plain_data import Shape, misfit
 from utils.pools import Method, Pool, Step, neighbours, search
 from utils.provenance import claimed_folder, refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
+from utils.records import POOL_FILE, STEP, UNFINISHED_POOL, is_recipe
 from utils.tickets import Ticket, TicketFile
 
 TABLE_HEADER = ("level", "density %", "ticket %", "pool %", "gain", "members (level:share)")
@@ -96,22 +98,29 @@ class PoolRun:
         """The entries of all starts whose pools are there, by level."""
         entries = {}
         for file in self.files:
-            recipe = self._read_own(tickets.pool_path(self.folder, file.level), file, "recipe")
+            path = tickets.pool_path(self.folder, file.level)
+            recipe = self._read_own(path, file, "recipe", is_recipe)
             if recipe is not None:
+                if recipe["level"] != file.level:
+                    raise _damaged(path, "recipe.level", file)
                 entries[file.level] = recipe
         return entries
 
-    def _read_own(self, path: Path, start: TicketFile, name: str) -> Any:
-        """What an earlier search from this start left in `path` under `name`; None if nothing, or of other tickets."""
+    def _read_own(self, path: Path, start: TicketFile, name: str, shape: Shape) -> Any:
+        """What an earlier search from this start left in `path` under `name`; None if nothing, or of other tickets.
+
+        UserError where it is not of that `shape`.
+        """
         if not path.exists():
             return None
         content = checkpoint.load(path)
-        try:
-            refuse_other_run(content["settings"], self.description["settings"], path)
-            if content["tickets"] == self._sources(start):
-                return content[name]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged: remove it to search from level {start.level} again") from error
+        if odd := misfit(content, POOL_FILE):
+            raise _damaged(path, odd, start)
+        refuse_other_run(content["settings"], self.description["settings"], path)
+        if content["tickets"] == self._sources(start):
+            if odd := misfit(content, {name: shape}):
+                raise _damaged(path, odd, start)
+            return content[name]
         self.say(f"level {start.level}: {path.name} is of other tickets, searching again")
         return None
 
@@ -122,7 +131,7 @@ class PoolRun:
         if score is None:
             score = self.evaluator.validate(ticket.state).accuracy
         self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score:.2f}%")
-        start = self._unfinished(file) or Pool(ticket.state, score, {file.level: 1.0})
+        start = self._unfinished(file, ticket) or Pool(ticket.state, score, {file.level: 1.0})
         pool = self._search(file, ticket, start)
         if self.final_bn_images is not None and len(pool.shares) > 1:
             self._recalibrate_finished(pool, file.level)
@@ -202,18 +211,20 @@ class PoolRun:
         content = {"settings": self.description["settings"], "tickets": self._sources(file), "pool": plain}
         checkpoint.save(content, tickets.unfinished_pool_path(self.folder, file.level))
 
-    def _unfinished(self, file: TicketFile) -> Pool | None:
+    def _unfinished(self, file: TicketFile, ticket: Ticket) -> Pool | None:
         """The pool that an interrupted search of this start had come to."""
         path = tickets.unfinished_pool_path(self.folder, file.level)
-        found = self.evaluator.processes.from_main(lambda: self._read_own(path, file, "pool"))
+        found = self.evaluator.processes.from_main(lambda: self._read_own(path, file, "pool", UNFINISHED_POOL))
         if found is None:
             return None
-        try:
-            pool = Pool(**{**found, "steps": [Step(**step) for step in found["steps"]]})
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged: remove it to search from level {file.level} again") from error
+        steps = [Step(**{name: step[name] for name in STEP}) for step in found["steps"]]
+        pool = Pool(found["state"], found["score"], found["shares"], steps)
+        tried, candidates = [step.candidate for step in pool.steps], [other.level for other in self._candidates(file)]
+        fits = tickets.alike(pool.state, ticket.state) and {*pool.shares} <= {file.level, *tried}
+        if tried != candidates[: len(tried)] or not fits:
+            raise _damaged(path, "pool", file)
         pool.state = self.evaluator.to_device(pool.state)
-        self.say(f"  going on after {len(pool.steps)} of {len(self._candidates(file))} candidates")
+        self.say(f"  going on after {len(pool.steps)} of {len(candidates)} candidates")
         return pool
 
     def _save_table(self) -> None:
@@ -232,6 +243,10 @@ class PoolRun:
             for label in ("ticket", "pool")
         }
         report.plot_accuracy(series, self.folder / tickets.POOLS_PLOT)
+
+
+def _damaged(path: Path, part: str, start: TicketFile) -> UserError:
+    return UserError(f"{path} is damaged ({part}): remove it to search from level {start.level} again")
 
 
 def _on_cpu(state: State) -> State:

@@ -17,6 +17,8 @@ from utils.distributed import Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
 from utils.folders import locked
+from utils.plain_data import is_plain, misfit
+from utils.records import is_settings
 
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
 FREE_FLAGS = {
@@ -103,9 +105,8 @@ def _read_claim(path: Path, new: dict[str, Any], started: bool, lists: Mapping[s
 
 
 def _check_whole(content: Any, path: Path, lists: Mapping[str, list]) -> None:
-    whole = isinstance(content, dict) and isinstance(content.get("settings"), dict)
-    if not whole or not all(isinstance(content.get(name), list) for name in lists):
-        raise UserError(f"{path} is damaged: move it away, or name another folder to write to")
+    if odd := misfit(content, {"settings": is_settings, **{name: [is_plain] for name in lists}}):
+        raise UserError(f"{path} is damaged ({odd}): move it away, or name another folder to write to")
 
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from utils import checkpoint
 from utils.errors import UserError
+from utils.plain_data import is_percent, misfit
 from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask, density
+from utils.records import CHECKPOINT, UNDERWAY
 
 SETTINGS = "settings.json"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
@@ -25,6 +27,7 @@ COMPARISON_CSV, COMPARISON_PLOT = "comparison.csv", "accuracy.png"
 EVALUATION_JSON, EVALUATION_CSV, RELIABILITY_PLOT = "evaluation.json", "evaluation.csv", "reliability.png"
 CORRUPTIONS_CSV, CORRUPTIONS_PLOT = "corruptions.csv", "corruptions.png"
 CORRUPTED_LABELS = "labels.npy"
+MAX_LEVEL = 10_000  # of tickets in a folder: programs count up to it
 
 
 def pools_folder(tickets_folder: Path, method: str) -> Path:
@@ -106,6 +109,8 @@ def find_tickets(folder: Path) -> list[TicketFile]:
     if not files:
         raise UserError(_nothing_found(folder))
     levels = [file.level for file in files]
+    if max(levels) > MAX_LEVEL:
+        raise UserError(f"{folder} holds a ticket of level {max(levels)}: levels are counted from 0 on")
     for level in set(levels):
         if levels.count(level) > 1:
             names = ", ".join(file.path.name for file in files if file.level == level)
@@ -164,12 +169,12 @@ def read_ticket(file: TicketFile) -> Ticket:
     content = checkpoint.load(file.path)
     state, mask = plain_state(_state_dict(content, file.path), file.path)
     if file.mask_path is not None:
-        mask = _checked_mask(_state_dict(checkpoint.load(file.mask_path), file.mask_path), state, file.mask_path)
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UserError(f"{file.path} holds NaN or infinity in {name}: it cannot be pooled")
+        masks = _state_dict(checkpoint.load(file.mask_path), file.mask_path)
+        mask = _checked_mask(masks, state, f"{file.mask_path} (beside {file.path.name})")
+    _refuse_infinite(state, file.path)
     if not mask:
-        mask = dense_mask(state, [name for name, value in state.items() if value.dim() == 4])
+        convolutions = [name for name, value in state.items() if value.dim() == 4 and value.is_floating_point()]
+        mask = dense_mask(state, convolutions)
     if not mask:
         raise UserError(f"{file.path} holds no convolution: it is no ticket")
     return Ticket(file.level, file.path, apply_mask(state, mask), mask, _recorded_accuracy(content))
@@ -177,7 +182,13 @@ def read_ticket(file: TicketFile) -> Ticket:
 
 def _recorded_accuracy(content: dict[str, Any]) -> float | None:
     accuracy = content.get("best_sa")
-    return float(accuracy) if isinstance(accuracy, int | float) else None
+    return accuracy if is_percent(accuracy) else None
+
+
+def _refuse_infinite(state: State, path: Path) -> None:
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(f"{path} holds NaN or infinity in {name}: it cannot be pooled or gone on with")
 
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
@@ -200,6 +211,10 @@ def plain_state(state_dict: dict[str, Tensor], path: Path) -> tuple[State, Mask]
     """Split `torch.nn.utils.prune`'s names into a plain state, zero where pruned, and its mask (empty: dense)."""
     masks = {name.removesuffix("_mask"): value for name, value in state_dict.items() if name.endswith("_mask")}
     state = {name.removesuffix("_orig"): value for name, value in state_dict.items() if not name.endswith("_mask")}
+    for name in state_dict:
+        plain = name.removesuffix("_orig")
+        if plain != name and (plain in state_dict or plain not in masks):
+            raise UserError(f"{path} holds {name} beside {plain} or without {plain}_mask")
     mask = _checked_mask(masks, state, path)
     return apply_mask(state, mask), mask
 
@@ -219,10 +234,12 @@ def published_state(state: State, mask: Mask | None, slim: bool = False) -> dict
     return renamed
 
 
-def _checked_mask(masks: dict[str, Tensor], state: State, path: Path) -> Mask:
+def _checked_mask(masks: dict[str, Tensor], state: State, path: Path | str) -> Mask:
     for name, mask in masks.items():
         if name not in state or state[name].shape != mask.shape:
             raise UserError(f"{path} holds a mask for {name} that fits no weight of that name")
+        if state[name].dim() < 2 or not state[name].is_floating_point():
+            raise UserError(f"{path} holds a mask for {name}, which is no weight of a layer")
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise UserError(f"{path} holds a mask for {name} that is not 0 or 1 everywhere")
     return {name: mask.bool() for name, mask in masks.items()}
@@ -247,8 +264,22 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
     for name in resized:
         shapes = f"{tuple(state[name].shape)}, not {tuple(network[name].shape)}"
         raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {shapes}")
+    for name, value in network.items():
+        if _kind(state[name]) != _kind(value):  # of how many bits does not matter
+            raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {state[name].dtype}, not {value.dtype}")
     fitted = {name: state[name].to(value.dtype) for name, value in network.items()}
+    _refuse_infinite(fitted, ticket.path)  # the network's precision may hold less than the file's
     return replace(ticket, state=fitted)
+
+
+def alike(first: State, second: State) -> bool:
+    """Whether both have the same names and, under each, tensors of the same shape and type."""
+    kinds = [{name: (value.shape, value.dtype) for name, value in state.items()} for state in (first, second)]
+    return kinds[0] == kinds[1]
+
+
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    return value.is_floating_point(), value.dtype == torch.bool
 
 
 @dataclass
@@ -343,24 +374,29 @@ class RunFiles:
         return {**record, "underway": last.underway} if last.underway else record
 
     def load_checkpoint(self, level: int) -> Snapshot:
+        """What `save_checkpoint` (or a published script) saved; UserError where it is not what a run can go on with."""
         path = self.checkpoint(level)
         record = checkpoint.load(path)
-        try:
-            state, mask = plain_state(record["state_dict"], path)
-            return Snapshot(
-                level=level,
-                epoch=record["epoch"],
-                state=state,
-                mask=mask,
-                curves=record["result"],
-                best=record["best_sa"],
-                optimizer=record["optimizer"],
-                scheduler=record["scheduler"],
-                rewind=record["init_weight"],
-                underway=record.get("underway", {}),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no checkpoint of an IMP run: {error} is missing or odd") from error
+        if odd := misfit(record, CHECKPOINT) or misfit(record, {"underway": UNDERWAY} if "underway" in record else {}):
+            raise UserError(f"{path} is no checkpoint of an IMP run: {odd} is missing or odd")
+        state, mask = plain_state(_state_dict(record, path), path)
+        rewind = _state_dict(record["init_weight"], path)
+        for part in (state, rewind):
+            _refuse_infinite(part, path)
+        if not alike(state, rewind):
+            raise UserError(f"{path} is no checkpoint of an IMP run: init_weight does not fit state_dict")
+        return Snapshot(
+            level=level,
+            epoch=record["epoch"],
+            state=state,
+            mask=mask,
+            curves={name: record["result"][name] for name in CHECKPOINT["result"]},
+            best=record["best_sa"],
+            optimizer=record["optimizer"],
+            scheduler=record["scheduler"],
+            rewind=rewind,
+            underway={name: record["underway"][name] for name in UNDERWAY} if "underway" in record else {},
+        )
 
 
 class OpenlthRunFiles(RunFiles):

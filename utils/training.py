@@ -62,6 +62,27 @@ class EpochSums:
         return total_score(int(self.correct), self.images, float(self.loss_sum), processes)
 
 
+def restore_momentum(optimizer: torch.optim.SGD, saved: dict) -> None:
+    """Take the momentum from `saved`, the state dict of such an optimizer, and leave the rest as the flags have it.
+
+    ValueError where it is not one finite tensor of a parameter's shape for each; before the first step there is none.
+    """
+    (group,) = optimizer.param_groups
+    state = saved.get("state")
+    if state == {} or group["momentum"] == 0:
+        return
+    if type(state) is not dict or {*state} != {*range(len(group["params"]))}:
+        raise ValueError("its optimizer has no momentum for each weight")
+    for index, parameter in enumerate(group["params"]):
+        part = state[index]
+        momentum = part.get("momentum_buffer") if type(part) is dict and len(part) == 1 else None
+        if not isinstance(momentum, Tensor) or momentum.shape != parameter.shape or momentum.dtype != parameter.dtype:
+            raise ValueError(f"its optimizer's momentum of weight {index} does not fit")
+        if not momentum.isfinite().all():
+            raise ValueError(f"its optimizer's momentum of weight {index} is NaN or infinity")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
 def train_epoch(
     net: nn.Module,
     optimizer: torch.optim.SGD,
