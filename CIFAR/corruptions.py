@@ -9,6 +9,7 @@ from torch import Tensor
 
 from CIFAR.dataset import ImageData, Split
 from utils import tickets
+from utils.checkpoint import open_array
 from utils.corruptions import SEVERITIES, in_order
 from utils.errors import UserError
 
@@ -23,14 +24,14 @@ class CorruptedArrays:
 
     def __init__(self, folder: Path, data: ImageData, limit: int = 0):
         self.device, self.limit = data.device, limit
-        labels = _open(folder / tickets.CORRUPTED_LABELS)
+        labels = open_array(folder / tickets.CORRUPTED_LABELS)
         _check_labels(folder / tickets.CORRUPTED_LABELS, labels, len(data.classes))
         self._labels = torch.from_numpy(labels.astype(np.int64))
         files = {path.stem: path for path in folder.glob("*.npy") if path.name != tickets.CORRUPTED_LABELS}
         if not files:
             raise UserError(f"--corruptions {folder}: holds no <corruption>.npy beside {tickets.CORRUPTED_LABELS}")
         self.names = in_order(files)
-        self._images = {name: _open(files[name]) for name in self.names}
+        self._images = {name: open_array(files[name]) for name in self.names}
         for name, images in self._images.items():
             _check_images(files[name], images, (len(labels), data.side, data.side, 3))
 
@@ -41,15 +42,6 @@ class CorruptedArrays:
         part = slice(begin, begin + min(count, self.limit or count))
         images = torch.from_numpy(np.array(self._images[corruption][part]))  # a copy: the file must stay as it is
         return Split(images, self._labels[part]).to(self.device).batches(batch_size)
-
-
-def _open(path: Path) -> np.ndarray:
-    """The array in `path`, left on disk."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy and the system each have their own word for what is wrong
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise UserError(f"--corruptions: cannot read {path}: {reason or type(error).__name__}") from error
 
 
 def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:

@@ -37,6 +37,7 @@ from torchvision import transforms
 
 import models
 from CIFAR import main_imp
+from CIFAR.corruptions import CorruptedArrays
 from CIFAR.dataset import load_data
 from ImageNet.dataset import UNREADABLE, Photographs
 from utils import comparison, report, tickets
@@ -133,6 +134,9 @@ def prepare(folder: Path) -> None:
     labels = {f"y_{part}": np.arange(20) % 3 for part in ("train", "test")}
     np.savez(folder / "plain.npz", **images, **labels, classes=["ant", "bee", "cat"])
     np.savez_compressed(folder / "deflated.npz", **images, **labels)
+    (folder / "corrupted").mkdir()
+    np.save(folder / "corrupted" / "fog.npy", np.zeros((50, 8, 8, 3), np.uint8))
+    np.save(folder / "corrupted" / tickets.CORRUPTED_LABELS, np.arange(50) % 10)
     Image.effect_noise((44, 40), 80).convert("RGB").save(folder / "photograph.JPEG")
 
 
@@ -267,6 +271,15 @@ def image_subjects(folder: Path) -> Iterator[Subject]:
 
         # Arrays may be left out of the file, or have other contents that are as good.
         yield Subject(name, folder / name, read, arrays)
+    small = load_data("digits", None, "cpu", data_limit=200)
+    for name in ("fog.npy", tickets.CORRUPTED_LABELS):
+
+        def score(path: Path = folder / "corrupted") -> None:
+            for images, labels in CorruptedArrays(path, small).batches("fog", 5, 10):
+                assert images.shape[1:] == (3, 8, 8) and labels.max() < 10
+
+        # These have no checksums: some damage is not to be seen.
+        yield Subject(name, folder / "corrupted" / name, score, mutations.DAMAGE)
     photograph = folder / "photograph.JPEG"
     plain = transforms.Compose([transforms.Resize(36), transforms.CenterCrop(32)])
 

@@ -142,6 +142,15 @@ def load_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
         raise UserError(f"{path}: cannot be read as an .npz file ({_first_line(error)})") from error
 
 
+def open_array(path: Path) -> np.ndarray:
+    """The array in an .npy file, left on disk until it is looked at; UserError where it is none of numbers."""
+    try:
+        _refuse_pipe(path)
+        return np.lib.format.open_memmap(path, mode="r")  # which refuses Python objects
+    except Exception as error:  # as above
+        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
+
+
 def _refuse_large(path: Path, size: int) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > MEMORY_SHARE * memory:
