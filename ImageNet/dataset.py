@@ -23,7 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
-from utils.preemption import spared
+from utils.preemption import end_with_parent, held_back
 from utils.randomness import derive_seed, generator
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -54,6 +54,14 @@ class Photographs(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(*self.purpose, index))
             return pil_to_tensor(self.transform(image)), label
+
+
+class Loader(DataLoader):
+    """A DataLoader whose workers outlive a SIGTERM to all processes: what they decode is needed until all is saved."""
+
+    def __iter__(self):
+        with held_back():
+            return super().__iter__()
 
 
 class ImageFolders:
@@ -164,16 +172,14 @@ class ImageFolders:
         images, labels = self._memory[name]
         return self._readable((images[batch], labels[batch]) for batch in batches)
 
-    def _decode(self, photographs: Photographs, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
+    def _decode(self, photographs: Photographs, batches: Sequence[Tensor]) -> DataLoader:
+        return Loader(
             photographs,
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self.workers,
+            worker_init_fn=end_with_parent,
             pin_memory=self.device.type == "cuda",
         )
-        with spared():
-            decoded = iter(loader)
-        yield from decoded
 
     def _readable(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches on the device, float N×3×S×S in 0..1, channels last, without the images that cannot be read."""

@@ -5,13 +5,15 @@
 #SBATCH --gres=gpu:8
 #SBATCH --cpus-per-task=64
 #SBATCH --requeue
+#SBATCH --signal=TERM@120
 # Tickets of ResNet-50 on ImageNet over two nodes of eight GPUs, then their pools. One launcher a node starts a process
-# for each GPU. A job that is started again goes on where it stopped.
+# for each GPU. At the end of its time, or preempted, the job saves, goes back into the queue and goes on where it stopped.
 #   sbatch scripts/imagenet_slurm.sh IMAGENET_DIR
 # On two hosts without Slurm, start on host0 and host1 (which see the same folders), with --node_rank 0 and 1:
 #   cd ImageNet && python ../multiproc.py --nnodes 2 --node_rank 0 --nproc_per_node 8 --master_addr host0 \
 #     --master_port 8020 main_imp.py IMAGENET_DIR --arch imagenet_resnet_50 --amp --channels_last
 set -euo pipefail
+trap 'if [ $? -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi' EXIT
 images=$(realpath "${1:?usage: sbatch scripts/imagenet_slurm.sh IMAGENET_DIR}")
 # Slurm runs a copy of this file, so the repository is found from where the job was submitted.
 cd "${SLURM_SUBMIT_DIR:?start with sbatch, from the repository}/ImageNet"

@@ -6,6 +6,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../CIFAR"
 python=${PYTHON:-python}
+# Under Slurm every command is a step: steps hear of the end of a job's time, the shell would keep it to itself.
+step=${SLURM_JOB_ID:+srun}
+trap 'if [ $? -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then scontrol requeue "$SLURM_JOB_ID"; fi' EXIT
 data=${DATA:-../data}
 
 combinations=()

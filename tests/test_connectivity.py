@@ -110,7 +110,7 @@ def connect(tmp_path, monkeypatch):
         files = [TicketFile(level, Path(f"{level}.pth")) for level in levels]
         description = {"settings": {}, "versions": {}}
         digests = {level: str(level) for level in levels}
-        run = ConnectivityRun(files, evaluator, 41, tmp_path, description, lambda line: None, digests)
+        run = ConnectivityRun(files, evaluator, 41, tmp_path, description, lambda line: None, digests, dict)
         entries = run.run([0.5], levels)
         assert checkpoint.load_json(tmp_path / "connectivity.json")["paths"] == entries
         return entries, evaluator

@@ -535,9 +535,17 @@ class BrokenData(Data):
             yield (images * math.nan if purpose[-2:] == self.broken else images), labels
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(tmp_path):
-    with pytest.raises(UserError, match=r"nan in epoch 3 of level 1\b"):
-        run_imp(tmp_path, BrokenData(1, 2))
+@pytest.mark.parametrize(
+    "level, epoch, good",
+    [
+        (0, 0, "no ticket is lost"),
+        (1, 1, "last good ticket is .*/0model_SA"),
+        (1, 2, "last good ticket is .*/1model_SA"),
+    ],
+)
+def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(level, epoch, good, tmp_path):
+    with pytest.raises(UserError, match=rf"nan in epoch {epoch + 1} of level {level}: .*; .*{good}"):
+        run_imp(tmp_path, BrokenData(level, epoch))
 
 
 def test_nothing_of_an_epoch_without_a_finite_loss_is_kept(tmp_path):

@@ -310,7 +310,7 @@ def finish_run(ticket: Ticket, folder: Path, tickets: list[Ticket], score, metho
     """The entry in `pools.json` and the pool's file of one start, with `score` (of a list of weights) as validation."""
     evaluator = FakeEvaluator(tickets, score)
     description, digests = {"settings": {}, "versions": {}}, {file.level: "" for file in evaluator.files}
-    run = PoolRun(evaluator.files, evaluator, method, search_num, 41, folder, description, print, digests, {})
+    run = PoolRun(evaluator.files, evaluator, method, search_num, 41, folder, description, print, digests, dict)
     (entry,) = run.run([ticket.level])
     return entry, checkpoint.load(folder / entry["checkpoint"]), evaluator
 
@@ -322,7 +322,7 @@ class FakeEvaluator:
         self.tickets = {ticket.level: ticket for ticket in tickets}
         self.files = [TicketFile(ticket.level, ticket.path) for ticket in tickets]
         self.score, self.purposes, self.tested, self.processes = score, [], 0, SINGLE
-        self.workers = Workers(1)
+        self.workers, self.net = Workers(1), torch.nn.Identity()
 
     def read_ticket(self, file: TicketFile) -> Ticket:
         return self.tickets[file.level]

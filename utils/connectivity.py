@@ -43,7 +43,8 @@ class ConnectivityRun:
 
     Batch norm is recalibrated at every point, at both ends too, so that the curve shows what the weights do alone; an
     end may therefore differ a little from its ticket, which has the statistics of its training. Nothing is pruned.
-    `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log.
+    `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log;
+    `check_tickets` is called before anything is built on them.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class ConnectivityRun:
         description: dict[str, Any],
         say: Callable[[str], None],
         digests: Mapping[int, str],
+        check_tickets: Callable[[], Any],
     ):
         self.files, self.evaluator, self.seed, self.digests = files, evaluator, seed, digests
-        self.folder, self.description, self.say = folder, description, say
+        self.folder, self.description, self.say, self.check_tickets = folder, description, say, check_tickets
 
     def run(self, coefficients: Sequence[float], levels: Sequence[int]) -> list[dict[str, Any]]:
         """Walk every pair whose denser ticket is of `levels` and that has not been walked yet.
@@ -75,9 +77,10 @@ class ConnectivityRun:
     def _run(
         self, coefficients: Sequence[float], levels: Sequence[int], done: dict[int, dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        for first, second in pairwise(self.files):
-            if first.level not in levels:
-                continue
+        pairs = [pair for pair in pairwise(self.files) if pair[0].level in levels]
+        if any(first.level not in done for first, _ in pairs):
+            self.check_tickets()
+        for first, second in pairs:
             if first.level not in done:
                 done[first.level] = self._walk_pair(first, second, coefficients)
             self.say(f"levels {first.level} and {second.level}: barrier {done[first.level]['barrier']:.4f}")

@@ -5,9 +5,11 @@ last epoch's weights further and goes back to earlier weights. All randomness is
 every epoch ends in a checkpoint, so a run that was stopped goes on to the same weights.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -222,9 +224,7 @@ class ImpRun:
         for batch in batches:
             if self.processes.any(self.stop()):
                 self._end_pass(progress, sums)
-                self._save_underway(progress)
-                self.processes.barrier()  # where one process has ended, the launcher soon ends the others
-                raise Preempted
+                self._leave(progress)
             yield batch
 
     def _end_pass(self, progress: Snapshot, sums: EpochSums) -> Score:
@@ -234,25 +234,22 @@ class ImpRun:
         progress.underway = {"batches": sums.batches, **vars(score)}
         return score
 
-    def _save_underway(self, progress: Snapshot) -> None:
+    def _leave(self, progress: Snapshot) -> NoReturn:
+        """Save the epoch as far as it has come, and end."""
         self._take_stock(progress)
         self._write(self.files.save_checkpoint, progress)
         self.say(f"stopped in epoch {progress.epoch + 1} after {progress.underway['batches']} batches, which are saved")
+        self.processes.barrier()  # where one process has ended, the launcher soon ends the others
+        raise Preempted
 
     def _score(self, split: str, progress: Snapshot) -> Score:
-        def batches() -> Iterator[Batch]:
-            stopped = False
-            for batch in self.data.eval_batches(split):
-                if stopped := self.stop():
-                    break
-                yield batch
-            if self.processes.any(stopped):  # asked here, as processes may have different numbers of batches
-                self._save_underway(progress)
-                self.processes.barrier()
-                raise Preempted
-
+        # Processes may have different numbers of batches, so each breaks off by itself and all meet afterwards.
+        batches = itertools.takewhile(lambda _: not self.stop(), self.data.eval_batches(split))
         with autocast(self.device, self.settings.amp):
-            return evaluate(self.net, batches(), self.processes)
+            score = evaluate(self.net, batches, self.processes)
+        if self.processes.any(self.stop()):
+            self._leave(progress)
+        return score
 
     def _new_optimizer(self) -> torch.optim.SGD:
         settings = self.settings

@@ -1,6 +1,7 @@
 """The methods that `Lottery_pools.py` offers, by the names of --interpolate_method."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -54,13 +55,14 @@ def run_method(
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
     where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
-    digests, scores = _read_all(files, evaluator, args.ticket_tolerance, say, processes)
+    digests = _read_all(files, evaluator, say)
+    check = functools.partial(_check_accuracies, files, evaluator, args.ticket_tolerance, processes.is_main)
     if args.interpolate_method == CONNECTIVITY:
-        run = ConnectivityRun(files, evaluator, args.seed, folder, description, say, digests)
+        run = ConnectivityRun(files, evaluator, args.seed, folder, description, say, digests, check)
         table = barrier_table(run.run(args.interpolation_value_list, levels))
     else:
         search = (files, evaluator, _method(args), args.search_num, args.seed)
-        pools = PoolRun(*search, folder, description, say, digests, scores, processes, args.final_bn_images)
+        pools = PoolRun(*search, folder, description, say, digests, check, processes, args.final_bn_images)
         table = results_table(pools.run(levels))
     if processes.is_main:
         print(table, flush=True)
@@ -101,32 +103,36 @@ def _chosen_levels(wanted: Sequence[int] | None, files: Sequence[TicketFile]) ->
     return list(wanted or there)
 
 
-def _read_all(
-    files: Sequence[TicketFile],
-    evaluator: Evaluator,
-    tolerance: float,
-    say: Callable[[str], None],
-    processes: Processes,
-) -> tuple[dict[int, str], dict[int, float]]:
+def _read_all(files: Sequence[TicketFile], evaluator: Evaluator, say: Callable[[str], None]) -> dict[int, str]:
     """Read every ticket once, so that a broken one stops the run at its beginning and not after hours.
 
-    Returns each level's digest (a pool is searched again when a ticket that it came from has changed) and, for tickets
-    whose files tell it, the validation accuracy, measured; one further than `tolerance` points from the file's is
-    reported.
+    Returns the digest of each level's ticket: a pool is searched again when a ticket that it came from has changed.
     """
-    digests, scores = {}, {}
+    digests = {}
     for file in files:
         ticket = evaluator.read_ticket(file)
         digests[file.level] = ticket.digest()
         say(f"  level {file.level:2d}  {100 * ticket.density:6.2f}% of weights  {file.path}")
-        if ticket.recorded is not None:
-            scores[file.level] = evaluator.validate(ticket.state).accuracy
-            if abs(scores[file.level] - ticket.recorded) > tolerance and processes.is_main:
-                print(_doubt(ticket, scores[file.level]), file=sys.stderr, flush=True)
     missing = sorted(set(range(files[-1].level)) - {file.level for file in files})
     if missing:
         say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")
-    return digests, scores
+    return digests
+
+
+def _check_accuracies(
+    files: Sequence[TicketFile], evaluator: Evaluator, tolerance: float, speaks: bool
+) -> dict[int, float]:
+    """Measure the validation accuracy of each ticket whose file tells one, and report where they differ.
+
+    Returns what was measured, by level, in percent; a difference of up to `tolerance` points goes unsaid.
+    """
+    scores = {}
+    for ticket in map(evaluator.read_ticket, files):
+        if ticket.recorded is not None:
+            scores[ticket.level] = evaluator.validate(ticket.state).accuracy
+            if abs(scores[ticket.level] - ticket.recorded) > tolerance and speaks:
+                print(_doubt(ticket, scores[ticket.level]), file=sys.stderr, flush=True)
+    return scores
 
 
 def _doubt(ticket: Ticket, measured: float) -> str:

@@ -24,8 +24,8 @@ class PoolRun:
     """Pools from `files`, the tickets of a run, by one `method`; everything goes into `folder`.
 
     `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log;
-    `digests` tells by level whether a ticket is the one that an earlier search saw, `scores` the validation accuracies
-    (percent) that are known already. Several
+    `digests` tells by level whether a ticket is the one that an earlier search saw; `check_tickets` is called before
+    anything is built on them and gives validation accuracies (percent) by level. Several
     `processes` share each start if the evaluator splits the images among them, or else take a start each. A finished
     pool is recalibrated once more on `final_bn_images` training images (0: all), if that is given.
     """
@@ -41,17 +41,18 @@ class PoolRun:
         description: dict[str, Any],
         say: Callable[[str], None],
         digests: Mapping[int, str],
-        scores: Mapping[int, float],
+        check_tickets: Callable[[], dict[int, float]],
         processes: Processes = SINGLE,
         final_bn_images: int | None = None,
     ):
         self.files, self.evaluator, self.method, self.search_num = files, evaluator, method, search_num
         self.seed, self.folder, self.description, self.say = seed, folder, description, say
-        self.digests, self.scores, self.final_bn_images = digests, scores, final_bn_images
+        self.digests, self.check_tickets, self.final_bn_images = digests, check_tickets, final_bn_images
         self.processes = processes
         self.in_step = evaluator.processes.world > 1  # all processes do the same, and the main one decides and writes
         self.writes = processes.is_main or not self.in_step
         self.entries: dict[int, dict[str, Any]] = {}
+        self.scores: dict[int, float] = {}  # validation accuracies of tickets, as far as they are known already
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
@@ -62,7 +63,9 @@ class PoolRun:
         if self.processes.is_main:
             checkpoint.remove_leftovers(self.folder)
         self.entries = self.processes.from_main(self._finished)
-        self._check_space(sum(level not in self.entries for level in levels))
+        if missing := sum(level not in self.entries for level in levels):
+            self._check_space(missing)
+            self.scores = self.check_tickets()
         meet = self.processes.meeting()
         starts = [file for file in self.files if file.level in levels]
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
@@ -78,7 +81,7 @@ class PoolRun:
         return [self.entries[level] for level in sorted(self.entries)]
 
     def _check_space(self, pools: int) -> None:
-        if pools and self.processes.is_main:
+        if self.processes.is_main:
             network = sum(value.nbytes for value in self.evaluator.net.state_dict().values())
             check_space(self.folder, pools * network, f"{pools} more pools")
 

@@ -1,9 +1,9 @@
 """SIGTERM, by which Slurm and others take a machine back: work is saved, and an exit status of its own says so."""
 
-import atexit
 import contextlib
-import multiprocessing.util  # what it does at the end of the process comes after what is registered from here on
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 STATUS = 75  # EX_TEMPFAIL of sysexits.h: not done, to be tried again
@@ -42,8 +42,8 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def spared() -> Iterator[None]:
-    """A block whose new processes never get SIGTERM: Slurm signals helpers too, and their parent needs them to save."""
+def held_back() -> Iterator[None]:
+    """A block that SIGTERM does not reach; processes that are forked in it never hear it unless they ask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -51,9 +51,18 @@ def spared() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@atexit.register
-def _kill_helpers() -> None:
-    """End helpers that never get SIGTERM: multiprocessing would end them with it now, and wait for them for ever."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for an error
-    for helper in multiprocessing.active_children():
-        helper.kill()
+def end_with_parent(*_) -> None:
+    """For a helper process that was forked with the signal held back: let the parent's SIGTERM, and no other, end it.
+
+    Slurm signals helpers too, and their parent needs them until it has saved.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # else there is no telling who has sent a signal
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _wait_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

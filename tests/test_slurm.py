@@ -1,0 +1,72 @@
+"""The Slurm scripts, with the commands of Slurm and the interpreter replaced by ones that note how they were called."""
+
+import os
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+NOTE = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$NOTES"
+case "$(basename "$0")" in
+  srun) "$@" ;;
+  python) exit "$STATUS" ;;
+  scontrol) [ "$1" = show ] && echo node0 || true ;;
+esac
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Runs a script with a `python` that ends with `status`; returns its status and the commands that it called."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("srun", "scontrol", "python"):
+        (folder / name).write_text(NOTE)
+        (folder / name).chmod(0o755)
+
+    def run(script: str, status: int, *arguments: object, **env: str) -> tuple[int, list[str]]:
+        notes = tmp_path / "notes"
+        notes.write_text("")
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+        variables |= {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "NOTES": str(notes), "STATUS": str(status)}
+        command = ["bash", f"scripts/{script}", *map(str, arguments)]
+        done = subprocess.run(command, cwd=ROOT, env={**variables, **env}, capture_output=True, text=True, check=False)
+        return done.returncode, notes.read_text().splitlines()
+
+    return run
+
+
+ONE = {"ARCHS": "resnet20s", "DATASETS": "cifar10", "SEEDS": "1"}
+SLURM = {"SLURM_JOB_ID": "17", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "node0"}
+SLURM |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+
+
+@pytest.mark.parametrize("script", ["cifar_imp.sh", "cifar_pools.sh", "imagenet_slurm.sh"])
+def test_a_job_that_was_told_to_stop_goes_back_into_the_queue(job, script, tmp_path):
+    status, calls = job(script, 75, tmp_path, **ONE, **SLURM)
+    assert status == 75
+    assert any(call.startswith("srun ") for call in calls)
+    assert sum(call.startswith("python ") for call in calls) == 1, "the command that was stopped is the last one"
+    assert calls[-1] == "scontrol requeue 17"
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_job_that_ends_by_itself_stays_out_of_the_queue(job, status):
+    found, calls = job("cifar_imp.sh", status, "--amp", **ONE, **SLURM)
+    assert found == status
+    assert [call.split()[0] for call in calls] == ["srun", "python"]
+    assert calls[-1].endswith(
+        "--arch resnet20s --seed 1 --prune_type rewind_lt --rewind_epoch 9 --pruning_times 19 --amp"
+    )
+
+
+def test_by_hand_nothing_of_slurm_is_called(job):
+    assert [call.split()[0] for call in job("cifar_imp.sh", 75, **ONE)[1]] == ["python"]
+
+
+def test_scripts_ask_for_the_signal_and_the_queue():
+    for path in sorted((ROOT / "scripts").glob("*.sh")):
+        text = path.read_text()
+        if "#SBATCH" in text:
+            assert "#SBATCH --requeue\n" in text and "#SBATCH --signal=TERM@120\n" in text, path
