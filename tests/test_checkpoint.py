@@ -3,6 +3,7 @@ import io
 import os
 import pickle
 import stat
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -241,6 +242,18 @@ def test_a_flipped_bit_is_found_wherever_it_is_in_the_weights(tmp_path):
         assert not torch.equal(torch.load(path, weights_only=True)["w"], weights), "torch would take it for the weights"
         with pytest.raises(UserError, match=r"file\.pt.*checksum"):
             checkpoint.load(path)
+
+
+def test_a_record_marked_as_a_folder_is_refused(tmp_path):
+    """Torch does not read such a record, and takes for its weights whatever lies in memory."""
+    path = tmp_path / "file.pt"
+    with zipfile.ZipFile(io.BytesIO(saved({"w": torch.arange(500.0)}))) as whole, zipfile.ZipFile(path, "w") as marked:
+        for record in whole.infolist():
+            content = whole.read(record)
+            record.external_attr |= 0x10 if record.filename.endswith("data/0") else 0
+            marked.writestr(record, content)
+    with pytest.raises(UserError, match=r"file\.pt.*marked as a folder"):
+        checkpoint.load(path)
 
 
 def test_a_file_saved_without_checksums_is_refused(tmp_path):

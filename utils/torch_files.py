@@ -37,6 +37,7 @@ CALLED = (
     *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"),
 )
 ZIP_START = b"PK\x03\x04"
+DOS_FOLDER = 0x10  # an attribute in a zip directory
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what files before torch 1.6 begin with
 MAX_OPERATIONS = 1_000_000  # of one pickle; a ResNet-200 with its optimizer needs 150,000
 MAX_RECORDS = 100_000
@@ -89,6 +90,8 @@ def _check_records(archive: zipfile.ZipFile, size: int) -> None:
             raise ValueError(f"its record {record.filename} is compressed, which torch.save does not do")
         if record.flag_bits & 1:
             raise ValueError(f"its record {record.filename} is encrypted")
+        if record.is_dir() or record.external_attr & DOS_FOLDER:  # torch would not read it, and take what memory holds
+            raise ValueError(f"its record {record.filename} is marked as a folder")
     if sum(record.file_size for record in records) > size:
         raise ValueError("its records are larger than the file")
     if damaged := archive.testzip():
