@@ -73,6 +73,37 @@ def change_ticket(path: Path, change) -> None:
     torch.save(record, path)
 
 
+# Images and networks
+
+
+LONE = ["--arch", "resnet18", "--data_limit", "97", "--val_images", "32", "--batch_size", "64"]
+
+
+def test_last_batch_of_one_image_in_training(fails, tmp_path):
+    assert_names(fails(main_imp, *SMALL, *IMP, *LONE, "--save_dir", tmp_path / "new"), "--batch_size", "single image")
+
+
+def test_last_batch_of_one_image_in_recalibration(fails, tmp_path):
+    tickets = tmp_path / "tickets"
+    images = [*LONE, "--data_limit", "96"]
+    main_imp.main([*SMALL, *IMP, *images, "--pruning_times", "1", "--save_dir", str(tickets)])
+    flags = [
+        *images,
+        "--bn_images",
+        "33",
+        "--batch_size",
+        "32",
+        "--interpolate_method",
+        "interpolate_swa",
+        "--checkpoint",
+        tickets,
+        "--save_dir",
+        tmp_path / "pools",
+    ]
+    (tickets / "1model_SA_best.pth.tar").write_bytes((tickets / "0model_SA_best.pth.tar").read_bytes())
+    assert_names(fails(Lottery_pools, *SMALL, *flags), "--bn_images", "single image")
+
+
 # Folders and files of tickets
 
 

@@ -1,6 +1,7 @@
 """Recalibrating batch norm: an interpolated network needs the statistics of its own activations."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +32,28 @@ def recalibrate(net: nn.Module, images: Iterable[Tensor], processes: Processes =
         layer.reset_running_stats()
         layer.momentum = None
         layer.train()
-    for batch in images:
-        net(batch)
+    with lone_image_explained():
+        for batch in images:
+            net(batch)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     net.train(was_training)
     if processes.world > 1:
         _mean_over_processes(layers, processes)
+
+
+@contextlib.contextmanager
+def lone_image_explained() -> Iterator[None]:
+    """UserError where batch norm in train mode gets one value a channel: a lone image in a map of one pixel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "the last batch is a single image, which is too few for the batch norm of this --arch: choose another "
+            "--batch_size, or another number of images (--bn_images, --val_images, --data_limit)"
+        ) from error
 
 
 def _mean_over_processes(layers: list[_BatchNorm], processes: Processes) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from utils.batchnorm import lone_image_explained
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Score, autocast, total_score
 from utils.pruning import Mask
@@ -111,7 +112,7 @@ def train_epoch(
             # Backward through a narrow 1×1 convolution with stride 2 on an odd number of channels-last images corrupts
             # memory (seen with torch 2.15); on an even number, channels last is right and faster.
             inputs = inputs.contiguous()
-        with autocast(device, amp):
+        with autocast(device, amp), lone_image_explained():
             outputs = forward(inputs)
             loss = cross_entropy(outputs.float(), labels)
         optimizer.zero_grad()
