@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils import checkpoint, report, tickets
+from utils import checkpoint, heat_maps, report, tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
@@ -138,6 +138,8 @@ class PoolRun:
         entry = self._entry(ticket, score, pool)
         self.entries[file.level] = entry
         if self.writes:
+            if any(len(step["coefficients"]) > 1 for step in entry["steps"]):  # else there was nothing to choose
+                heat_maps.plot_search(entry, tickets.search_plot(self.folder, file.level))
             self._save_pool(ticket, pool, entry, self._sources(file))
             tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
 

@@ -50,6 +50,11 @@ def pool_path(folder: Path, level: int) -> Path:
     return folder / f"{level}pool.pth.tar"
 
 
+def search_plot(folder: Path, level: int) -> Path:
+    """The picture of the search from this start."""
+    return folder / f"search_level{level}.png"
+
+
 def unfinished_pool_path(folder: Path, level: int) -> Path:
     """Where an interrupted search of this start goes on."""
     return folder / f"{level}pool_unfinished.pth.tar"
