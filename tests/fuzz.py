@@ -40,7 +40,7 @@ from CIFAR import main_imp
 from CIFAR.corruptions import CorruptedArrays
 from CIFAR.dataset import load_data
 from ImageNet.dataset import UNREADABLE, Photographs
-from utils import comparison, heat_maps, report, tickets
+from utils import comparison, heat_maps, recorded, report, tickets
 from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE
 from utils.errors import LONGEST_LINE, UserError, one_line
@@ -230,7 +230,7 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
 
     def compared() -> None:
         claim(pools, run.description, pools=[])
-        comparison.compare([comparison.read_results(pools)], folder / "compared")
+        comparison.compare([recorded.read_results(pools)], folder / "compared")
 
     yield Subject("pools.json", pools, compared, documents)
     walk = connectivity_run(folder, evaluator)

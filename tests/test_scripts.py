@@ -237,7 +237,8 @@ def test_pools_are_written_with_their_table_and_picture(pool_run):
 
 def test_pools_json_says_what_was_done(pool_run):
     content = pools_json(pool_run.folder)
-    assert {*content} == {"settings", "versions", "pools"}
+    assert {*content} == {"settings", "versions", "tickets", "pools"}
+    assert [level for level, _ in content["tickets"]] == [0, 1, 2]
     assert {*content["settings"]} >= {*vars(Lottery_pools.build_parser().parse_args([]))}
     assert content["versions"]["torch"] == torch.__version__
     assert [entry["level"] for entry in content["pools"]] == [0, 1, 2]

@@ -19,6 +19,7 @@ from utils.pools import PAPER_COEFFICIENTS, Method, ema, greedy, swa
 from utils.provenance import describe_run
 from utils.tickets import Ticket, TicketFile
 
+TICKET = "ticket"  # what tables and pictures call one
 CONNECTIVITY = "linear_inter"
 METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", CONNECTIVITY)
 

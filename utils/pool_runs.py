@@ -234,7 +234,9 @@ class PoolRun:
         if not self.processes.is_main:
             return
         entries = [self.entries[level] for level in sorted(self.entries)]
-        checkpoint.save_json({**self.description, "pools": entries}, self.folder / tickets.POOLS_JSON)
+        starts = [[level, self.digests[level]] for level in sorted(self.entries)]
+        content = {**self.description, "tickets": starts, "pools": entries}
+        checkpoint.save_json(content, self.folder / tickets.POOLS_JSON)
         if not entries:
             return
         columns = [name for name in entries[0] if name not in ("members", "steps", "checkpoint")]

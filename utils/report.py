@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from utils.figures import COLUMN, PAGE, STYLES, add_legend, dress, in_print
 from utils.spread import spread
 
 Points = Sequence[tuple[float, float]]
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header and rows
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -70,7 +71,8 @@ def plot_gain(series: Mapping[str, Points], path: Path) -> None:
     """
     figure, axes = _figure("weights remaining (%)", "pool − ticket (points)")
     axes.axhline(0, color=STYLES[0]["color"], lw=0.8)
-    for style, (label, points) in zip(cycle(STYLES[1:]), series.items(), strict=False):  # colours as in plot_accuracy
+    styles = islice(cycle(STYLES), 1, None)  # as in plot_accuracy, where the ticket has the first
+    for style, (label, points) in zip(styles, series.items(), strict=False):
         _draw_line(axes, points, label, style)
     _finish_densities(figure, axes, series, path)
 

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from utils import report
-from utils.networks import TICKET
+from utils.methods import TICKET
 from utils.scoring import Scored
 from utils.spread import format_spread, spread
 
@@ -107,6 +107,23 @@ def _p_cell(values: Sequence[float]) -> str:
     if len(values) > 1:
         return f"{sum(value < SIGNIFICANT for value in values)} of {len(values)} < {SIGNIFICANT}"
     return "".join("<0.001" if value < 0.001 else f"{value:.3f}" for value in values)
+
+
+def accuracy_series(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
+    """For each method, tickets first, density (0..1) and accuracy (percent) of each of its networks."""
+    return _series(entries, "accuracy")
+
+
+def gain_series(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
+    """The same with what pools have over their tickets, percentage points."""
+    return _series([entry for entry in entries if entry["gain"] is not None], "gain")
+
+
+def _series(entries: Sequence[Entry], measure: str) -> dict[str, list[tuple[float, float]]]:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for entry in sorted(entries, key=lambda entry: entry["method"] != TICKET):
+        series.setdefault(entry["method"], []).append((entry["density"], entry[measure]))
+    return series
 
 
 def reliability_series(entries: Sequence[Entry]) -> dict[str, list[dict[str, float]]]:
