@@ -1,5 +1,8 @@
 """Searches and barriers as pictures: what is in their cells, and that they can be read whatever their size."""
 
+import itertools
+import math
+import warnings
 from itertools import pairwise
 
 import pytest
@@ -104,3 +107,49 @@ def test_labels_of_a_search_do_not_overlap_and_it_fits_a_column(tmp_path, figure
     for label in (axes.xaxis.label, axes.yaxis.label, axes.title, figure.axes[1].yaxis.label):
         box = label.get_window_extent()
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+
+
+# Barriers
+
+
+def barriers(levels: int, barrier=lambda first, second: 0.1 * (second - first)) -> list[dict]:
+    pairs = itertools.combinations(range(levels), 2)
+    return [{"levels": [*pair], "barrier": barrier(*pair)} for pair in pairs]
+
+
+def test_barriers_stand_on_both_sides_of_the_diagonal_and_colours_start_at_zero(tmp_path, figures):
+    heat_maps.plot_barriers(barriers(3), tmp_path / "b.png")
+    assert_shows_something(tmp_path / "b.png")
+    assert (tmp_path / "b.pdf").read_bytes().startswith(b"%PDF")
+    axes = figures[0].axes[0]
+    assert axes.images[0].get_array().tolist() == [[0, 0.1, 0.2], [0.1, 0, 0.1], [0.2, 0.1, 0]]
+    assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == (0, 0.2)
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts == {(1, 0): "0.10", (2, 0): "0.20", (0, 1): "0.10", (2, 1): "0.10", (0, 2): "0.20", (1, 2): "0.10"}
+
+
+def test_levels_that_are_missing_have_no_row_and_pairs_that_were_not_walked_are_hatched(tmp_path, figures):
+    entries = [{"levels": [0, 4], "barrier": 1.0}, {"levels": [4, 7], "barrier": 2.0}]
+    heat_maps.plot_barriers(entries, tmp_path / "b.png")
+    axes = figures[0].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "4", "7"]
+    assert [patch.get_xy() for patch in axes.patches if patch.get_hatch()] == [(1.5, -0.5), (-0.5, 1.5)]
+
+
+@pytest.mark.parametrize("barrier", [0.0, 1e-6, 123.0, math.inf, math.nan])
+def test_barriers_of_any_size_are_drawn(tmp_path, figures, barrier):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heat_maps.plot_barriers(barriers(3, lambda first, second: barrier if first else 0.0), tmp_path / "b.png")
+    assert figures[0].axes[0].images[0].norm.vmin == 0
+
+
+@pytest.mark.parametrize("levels", [2, 8, 19])
+def test_values_fit_into_their_cells(tmp_path, figures, levels):
+    heat_maps.plot_barriers(barriers(levels), tmp_path / "b.png")
+    figure = figures[0]
+    assert figure.get_figwidth() == (figures_module.COLUMN if levels <= 8 else figures_module.PAGE)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    cell = axes.get_window_extent().width / levels
+    assert all(text.get_window_extent().width < cell and text.get_fontsize() > 5 for text in axes.texts)

@@ -491,6 +491,17 @@ def test_both_spellings_of_linear_walk_the_same_line(walked, digits_tickets, tmp
     assert paths[0] == paths[1]
 
 
+def test_all_pairs_are_asked_for_in_the_folder_of_the_neighbours(walked, digits_tickets, tmp_path, capfd):
+    folder = tmp_path / "lines"
+    shutil.copytree(walked, folder)
+    files = ["--checkpoint", str(digits_tickets), "--save_dir", str(folder), "--pairs", "all"]
+    Lottery_pools.main([*DIGITS, "--arch", "resnet20s", "--interpolate_method", "linear_inter", *LIST, *files])
+    assert [row.split()[0] for row in table_of(capfd.readouterr().out)[2:]] == ["0-1", "0-2", "1-2"]
+    before, after = (json.loads((path / "connectivity.json").read_text())["paths"] for path in (walked, folder))
+    assert [after[0], after[2]] == before and after[1]["levels"] == [0, 2]
+    assert_is_picture(folder / "barriers.png")
+
+
 def test_interrupted_walk_goes_on_to_the_same_paths(walked, digits_tickets, tmp_path, monkeypatch):
     command = [*DIGITS, "--arch", "resnet20s", "--interpolate_method", "liner_inter", *LIST]
     command += ["--checkpoint", str(digits_tickets), "--save_dir", str(tmp_path)]

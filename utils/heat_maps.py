@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils import figures
-from utils.figures import COLUMN, in_print
+from utils.figures import COLUMN, PAGE, in_print
 
 COLOURS = "cividis"  # as dark as it is blue, for every kind of eye and in grey
 # What marks the best coefficient, by whether it was accepted: of a colour that COLOURS has not, with an edge.
@@ -62,6 +62,40 @@ def _score_scale(matrix: Sequence[Sequence[float | None]]) -> tuple[Normalize, f
     best, lowest = max(scores), min(scores)
     bottom = max(lowest, 2 * median(scores) - best)
     return Normalize(bottom if bottom < best else best - 1, best), lowest
+
+
+@in_print
+def plot_barriers(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The barrier (nats) between each two levels, from entries of a `connectivity.json`; the colours start at 0.
+
+    Pairs that were not walked are hatched; a barrier that is NaN or infinity is written on white.
+    """
+    barriers = {frozenset(entry["levels"]): entry["barrier"] for entry in entries}
+    levels = sorted(frozenset().union(*barriers))
+    barriers |= {frozenset({level}): 0.0 for level in levels}
+    matrix = [[barriers.get(frozenset({row, column})) for column in levels] for row in levels]
+    width = COLUMN if len(levels) <= 8 else PAGE
+    figure = Figure(figsize=(width, 0.84 * width), layout="constrained")
+    axes = figure.subplots()
+    highest = max(filter(math.isfinite, barriers.values()))
+    image = _draw_matrix(axes, matrix, Normalize(0, highest or 1))
+    _write_values(axes, matrix, highest or 1, cell=72 * 0.7 * width / len(levels))
+    for ticks in (axes.set_xticks, axes.set_yticks):
+        ticks(range(len(levels)), levels)
+    axes.set(xlabel="level", ylabel="level")
+    figure.colorbar(image, label="barrier (nats)", pad=0.02)
+    figures.write(figure, path)
+
+
+def _write_values(axes: Axes, matrix: Sequence[Sequence[float | None]], highest: float, cell: float) -> None:
+    """Write what is in the cells, which are `cell` points wide, but on the diagonal."""
+    decimals = 3 if highest < 0.1 else 2 if highest < 10 else 0
+    size = min(7, 1.5 * cell / len(f"{highest:.{decimals}f}"))
+    for row, values in enumerate(matrix):
+        for column, value in enumerate(values):
+            if value is not None and row != column:
+                ink = "white" if value < 0.5 * highest else "black"
+                axes.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", color=ink, fontsize=size)
 
 
 def _draw_matrix(axes: Axes, matrix: Sequence[Sequence[float | None]], scale: Normalize):

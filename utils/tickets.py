@@ -22,7 +22,8 @@ from utils.records import CHECKPOINT, UNDERWAY
 
 SETTINGS = "settings.json"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
-CONNECTIVITY_JSON, CONNECTIVITY_CSV, CONNECTIVITY_PLOT = "connectivity.json", "connectivity.csv", "connectivity.png"
+CONNECTIVITY_JSON, CONNECTIVITY_CSV = "connectivity.json", "connectivity.csv"
+CONNECTIVITY_PLOT, BARRIERS_PLOT = "connectivity.png", "barriers.png"
 COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
 COMPARISON_PLOT, GAIN_PLOT = "accuracy.png", "gain.png"
 EVALUATION_JSON, EVALUATION_CSV, RELIABILITY_PLOT = "evaluation.json", "evaluation.csv", "reliability.png"
