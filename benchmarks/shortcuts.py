@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from benchmarks import measure
 from CIFAR import Lottery_pools
 from utils import checkpoint
-from utils.report import STYLES
+from utils.figures import STYLES
 from utils.tickets import POOLS_JSON
 
 REFERENCE = "reference"

@@ -40,7 +40,7 @@ from CIFAR import main_imp
 from CIFAR.corruptions import CorruptedArrays
 from CIFAR.dataset import load_data
 from ImageNet.dataset import UNREADABLE, Photographs
-from utils import comparison, report, tickets
+from utils import comparison, heat_maps, recorded, report, tickets
 from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE
 from utils.errors import LONGEST_LINE, UserError, one_line
@@ -230,7 +230,7 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
 
     def compared() -> None:
         claim(pools, run.description, pools=[])
-        comparison.compare([comparison.read_results(pools)], folder / "compared")
+        comparison.compare([recorded.read_results(pools)], folder / "compared")
 
     yield Subject("pools.json", pools, compared, documents)
     walk = connectivity_run(folder, evaluator)
@@ -371,9 +371,9 @@ def same(first: Any, second: Any) -> bool:
 def child(folder: Path, first: int, count: int, seed: int) -> Report:
     """Try the mutations from the `first` on; each is told by its number and the seed alone."""
     torch.set_num_threads(1)
-    report.plot_accuracy = report.plot_curves = report.plot_connectivity = lambda *_: (
-        None
-    )  # pictures take longer than all the rest
+    for module in (report, heat_maps):  # pictures take longer than all the rest
+        for name in filter(lambda name: name.startswith("plot_"), vars(module)):
+            setattr(module, name, lambda *_: None)
     pairs = [(subject, mutation) for subject in subjects(folder) for mutation in subject.mutations]
     Image.init()  # its plugins, which are imported late, run code of their own
     watch, found = Watch(folder), Report()

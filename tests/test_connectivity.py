@@ -100,18 +100,26 @@ class FakeEvaluator:
         return Score(1, 1, state["w"].item())
 
 
+def pairs_of(entries: list[dict]) -> list[list[int]]:
+    return [entry["levels"] for entry in entries]
+
+
 @pytest.fixture
 def connect(tmp_path, monkeypatch):
     """Walks the levels that it is given, with [0.5], and returns the entries and the evaluator."""
-    monkeypatch.setattr("utils.report.plot_connectivity", lambda *args: None)
+    drawn = {}
+    for name in ("report.plot_connectivity", "heat_maps.plot_barriers"):
+        monkeypatch.setattr(f"utils.{name}", lambda entries, path, name=name: drawn.update({name: pairs_of(entries)}))
 
-    def run(*levels: int):
+    def run(*levels: int, pairs: str = "neighbours", chosen: tuple[int, ...] | None = None):
         evaluator = FakeEvaluator()
         files = [TicketFile(level, Path(f"{level}.pth")) for level in levels]
         description = {"settings": {}, "versions": {}}
         digests = {level: str(level) for level in levels}
-        run = ConnectivityRun(files, evaluator, 41, tmp_path, description, lambda line: None, digests, dict)
-        entries = run.run([0.5], levels)
+        run = ConnectivityRun(files, evaluator, 41, tmp_path, description, lambda line: None, digests, dict, pairs)
+        drawn.clear()
+        entries = run.run([0.5], levels if chosen is None else chosen)
+        evaluator.drawn = dict(drawn)
         assert checkpoint.load_json(tmp_path / "connectivity.json")["paths"] == entries
         return entries, evaluator
 
@@ -138,3 +146,46 @@ def test_pairs_that_were_walked_are_not_walked_again(connect):
     entries, evaluator = connect(0, 1, 2)
     assert entries[0] == first[0]
     assert [weight for _, weight in evaluator.scored] == [3.0, 2.5, 2.0]
+
+
+def test_all_pairs_are_walked_once_each_and_drawn_as_a_matrix(connect):
+    entries, evaluator = connect(0, 1, 3, pairs="all")
+    assert pairs_of(entries) == [[0, 1], [0, 3], [1, 3]]
+    assert [entry["test_loss"] for entry in entries] == [
+        *([102.0, 101.5, 101.0], [104.0, 102.5, 101.0], [104.0, 103.0, 102.0])
+    ]
+    assert evaluator.drawn == {
+        "report.plot_connectivity": [[0, 1], [1, 3]],
+        "heat_maps.plot_barriers": [[0, 1], [0, 3], [1, 3]],
+    }
+
+
+def test_neighbours_that_were_walked_are_not_walked_again_with_all_pairs(connect):
+    first, evaluator = connect(0, 1, 2)
+    assert [*evaluator.drawn] == ["report.plot_connectivity"]
+    entries, evaluator = connect(0, 1, 2, pairs="all")
+    assert [entries[0], entries[2]] == first
+    assert [weight for _, weight in evaluator.scored] == [3.0, 2.0, 1.0]
+    again, evaluator = connect(0, 1, 2)
+    assert again == entries and evaluator.scored == [], "what is there stays"
+    assert evaluator.drawn == {"report.plot_connectivity": [[0, 1], [1, 2]]}
+
+
+def test_levels_choose_the_denser_neighbour_or_both_ends_of_a_pair(connect):
+    assert pairs_of(connect(0, 1, 2, 3, chosen=(1,))[0]) == [[1, 2]]
+    assert pairs_of(connect(0, 1, 2, 3, chosen=(0, 2, 3), pairs="all")[0]) == [[0, 2], [0, 3], [1, 2], [2, 3]]
+
+
+def test_lines_to_a_ticket_that_is_gone_or_has_changed_are_dropped(connect, tmp_path):
+    connect(0, 1, 2, pairs="all")
+    assert pairs_of(connect(0, 2, pairs="all")[0]) == [[0, 2]]
+    content = checkpoint.load_json(tmp_path / "connectivity.json")
+    content["paths"][0]["tickets"][0][1] = "another"
+    checkpoint.save_json(content, tmp_path / "connectivity.json")
+    _, evaluator = connect(0, 2, pairs="all")
+    assert len(evaluator.scored) == 3
+
+
+def test_no_pair_among_the_levels_asked_for_is_no_mistake(connect):
+    entries, evaluator = connect(0, 1, 2, chosen=(2,))
+    assert entries == [] and evaluator.drawn == {}

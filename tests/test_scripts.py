@@ -40,7 +40,7 @@ METHODS = {
     "interpolate_swa": ["--interpolate_method", "interpolate_swa"],
     "interpolate_ema": ["--interpolate_method", "interpolate_ema", "--EMA_value", "0.6"],
 }
-RESULTS = ["accuracy.png", "pools.csv", "pools.json"]
+RESULTS = ["accuracy.pdf", "accuracy.png", "pools.csv", "pools.json"]
 TEST_FIELDS = ("ticket_test_accuracy", "pool_test_accuracy")
 
 
@@ -50,6 +50,11 @@ def load(path: Path) -> dict:
 
 def pools_json(folder: Path) -> dict:
     return json.loads((folder / "pools.json").read_text())
+
+
+def searches(*levels: int) -> list[str]:
+    """The pictures of the searches from these levels."""
+    return [f"search_level{level}.{kind}" for level in levels for kind in ("pdf", "png")]
 
 
 def names(folder: Path) -> list[str]:
@@ -224,13 +229,16 @@ def accuracy(state: dict[str, Tensor], images: Tensor, labels: Tensor) -> float:
 
 
 def test_pools_are_written_with_their_table_and_picture(pool_run):
-    assert names(pool_run.folder) == ["0pool.pth.tar", "1pool.pth.tar", "2pool.pth.tar", *RESULTS]
-    assert_is_picture(pool_run.folder / "accuracy.png")
+    pictures = searches(0, 1, 2) if len(pool_run.entries[0]["steps"][0]["scores"]) > 1 else []
+    assert names(pool_run.folder) == ["0pool.pth.tar", "1pool.pth.tar", "2pool.pth.tar", *RESULTS, *pictures]
+    for name in ("accuracy.png", *pictures[1::2]):
+        assert_is_picture(pool_run.folder / name)
 
 
 def test_pools_json_says_what_was_done(pool_run):
     content = pools_json(pool_run.folder)
-    assert {*content} == {"settings", "versions", "pools"}
+    assert {*content} == {"settings", "versions", "tickets", "pools"}
+    assert [level for level, _ in content["tickets"]] == [0, 1, 2]
     assert {*content["settings"]} >= {*vars(Lottery_pools.build_parser().parse_args([]))}
     assert content["versions"]["torch"] == torch.__version__
     assert [entry["level"] for entry in content["pools"]] == [0, 1, 2]
@@ -467,7 +475,7 @@ def test_connectivity_walks_each_pair_of_neighbours_with_both_ends(walked):
 
 
 def test_connectivity_has_its_own_table_and_picture(walked):
-    assert names(walked) == ["connectivity.csv", "connectivity.json", "connectivity.png"]
+    assert names(walked) == ["connectivity.csv", "connectivity.json", "connectivity.pdf", "connectivity.png"]
     assert_is_picture(walked / "connectivity.png")
     with (walked / "connectivity.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -481,6 +489,17 @@ def test_both_spellings_of_linear_walk_the_same_line(walked, digits_tickets, tmp
     Lottery_pools.main([*DIGITS, "--arch", "resnet20s", "--interpolate_method", "linear_inter", *LIST, *files])
     paths = [json.loads((folder / "connectivity.json").read_text())["paths"] for folder in (walked, tmp_path)]
     assert paths[0] == paths[1]
+
+
+def test_all_pairs_are_asked_for_in_the_folder_of_the_neighbours(walked, digits_tickets, tmp_path, capfd):
+    folder = tmp_path / "lines"
+    shutil.copytree(walked, folder)
+    files = ["--checkpoint", str(digits_tickets), "--save_dir", str(folder), "--pairs", "all"]
+    Lottery_pools.main([*DIGITS, "--arch", "resnet20s", "--interpolate_method", "linear_inter", *LIST, *files])
+    assert [row.split()[0] for row in table_of(capfd.readouterr().out)[2:]] == ["0-1", "0-2", "1-2"]
+    before, after = (json.loads((path / "connectivity.json").read_text())["paths"] for path in (walked, folder))
+    assert [after[0], after[2]] == before and after[1]["levels"] == [0, 2]
+    assert_is_picture(folder / "barriers.png")
 
 
 def test_interrupted_walk_goes_on_to_the_same_paths(walked, digits_tickets, tmp_path, monkeypatch):
@@ -626,7 +645,7 @@ def test_scripts_run_as_programs_from_their_folder(tmp_path):
         done = subprocess.run(command, cwd=ROOT / "CIFAR", capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
     written = tmp_path / "pools" / "Lottery_pools_0.3_0.7"
-    assert names(written) == ["0pool.pth.tar", "1pool.pth.tar", *RESULTS]
+    assert names(written) == ["0pool.pth.tar", "1pool.pth.tar", *RESULTS, *searches(0, 1)]
 
 
 # Searches that stop and go on

@@ -13,6 +13,7 @@ from torch import nn
 
 import models
 from utils.coefficients import SEARCHES
+from utils.connectivity import PAIRS
 from utils.distributed import SINGLE, Processes, connect, find_place
 from utils.errors import UserError
 from utils.imp import PRUNE_TYPES
@@ -155,6 +156,12 @@ def add_pool_flags(
     )
     group.add_argument("--EMA_value", type=share, default=0.95, metavar="C", help="share that the moving average keeps")
     group.add_argument("--levels", type=count, nargs="+", metavar="L", help="tickets to start from; default: all")
+    group.add_argument(
+        "--pairs",
+        choices=PAIRS,
+        default="neighbours",
+        help="of linear_inter: lines between neighbouring levels, or between all pairs of --levels (many)",
+    )
     group.add_argument(
         "--bn_images", type=count, default=0, metavar="N", help="training images a recalibration sees; 0: all"
     )

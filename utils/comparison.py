@@ -1,105 +1,109 @@
-"""Several methods on the same tickets, side by side, from what their `pools.json` files say: `evaluate.py`."""
+"""Several methods side by side, over one run of tickets or several, from what their `pools.json` files say."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from utils import checkpoint, report, tickets
-from utils.errors import UserError
-from utils.methods import method_label
-from utils.plain_data import misfit
-from utils.records import COMPARED
+from utils.methods import TICKET
+from utils.recorded import Entry, Results
+from utils.spread import format_spread, spread
+
+# By level and density (0..1), and there by label, the entry of each run; of a ticket, one of those that started there.
+Rows = dict[tuple[int, float], dict[str, list[Entry]]]
 
 
-@dataclass(frozen=True)
-class Results:
-    """One method's pools: its label, and its entries of `pools.json` by the level that each started from."""
+def compare(results: Sequence[Results], folder: Path) -> report.Table:
+    """Write the comparison's files and pictures into `folder` and return the table.
 
-    label: str
-    entries: dict[int, dict[str, Any]]
-
-
-def read_results(folder: Path) -> Results:
-    """What `folder` (or the `pools.json` named directly) holds; UserError where it holds no pools."""
-    path = folder if folder.is_file() else folder / tickets.POOLS_JSON
-    content = checkpoint.load_json(path)
-    if odd := misfit(content, COMPARED):
-        raise UserError(f"{path} is no list of pools: {odd} is missing or odd")
-    try:
-        label = method_label(content["settings"])
-    except KeyError as error:
-        raise UserError(f"{path} is no list of pools: {error} is no method") from error
-    results = Results(label, {entry["level"]: entry for entry in content["pools"]})
-    if not results.entries:
-        raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
-    return results
-
-
-def read_all(folders: Sequence[Path]) -> list[Results]:
-    """The results in each of `folders`; methods that would bear one name are told apart by their folders'."""
-    found = [read_results(folder) for folder in folders]
-    count = Counter(method.label for method in found)
-    return [
-        replace(method, label=f"{method.label} ({_folder(path).name})") if count[method.label] > 1 else method
-        for method, path in zip(found, folders, strict=True)
-    ]
-
-
-def _folder(path: Path) -> Path:
-    return path.resolve().parent if path.is_file() else path.resolve()
-
-
-def compare(results: Sequence[Results], folder: Path) -> str:
-    """Write the comparison's table and picture into `folder` and return the table.
-
-    UserError where a level's ticket differs between two methods, since their gains are then not of one ticket.
+    Where there are several runs, numbers are the mean and the sample standard deviation over them.
     """
-    found = _common_tickets(results)
-    header = ["level", "density %", "ticket %", *(method.label for method in results)]
-    rows = [
-        [level, 100 * ticket["density"], ticket["ticket_test_accuracy"], *(_pool(method, level) for method in results)]
-        for level, ticket in found.items()
-    ]
-    report.write_csv(header, rows, folder / tickets.COMPARISON_CSV)
-    report.plot_accuracy(_series(results, found), folder / tickets.COMPARISON_PLOT, _dense_accuracy(found))
-    shown = [[row[0], *("" if value is None else f"{value:.2f}" for value in row[1:])] for row in rows]
-    return report.format_table(header, [*shown, ["", "", "mean gain", *map(_mean_gain, results)]])
+    rows = _by_ticket(results)
+    labels = [TICKET, *dict.fromkeys(one.label for one in results)]
+    summary = [_summarise(key, label, row[label]) for key, row in rows.items() for label in labels if label in row]
+    sources = [{"method": one.label, "run": one.run, "path": str(one.path)} for one in results]
+    checkpoint.save_json({"results": sources, "summary": summary}, folder / tickets.COMPARISON_JSON)
+    _write_csv(rows, labels, folder / tickets.COMPARISON_CSV)
+    accuracies = {label: _points(rows, label, _accuracy) for label in labels}
+    dense = [accuracy for density, accuracy in accuracies[TICKET] if density == 1]
+    report.plot_accuracy(accuracies, folder / tickets.COMPARISON_PLOT, mean(dense) if dense else None)
+    report.plot_gain({label: _points(rows, label, _gain) for label in labels[1:]}, folder / tickets.GAIN_PLOT)
+    return _table(results, rows, labels)
 
 
-def _common_tickets(results: Sequence[Results]) -> dict[int, dict[str, Any]]:
-    """One entry a level, to take the ticket's own numbers from."""
-    found: dict[int, dict[str, Any]] = {}
-    for method in results:
-        for level, entry in method.entries.items():
-            first = found.setdefault(level, entry)
-            if (first["density"], first["ticket_test_accuracy"]) != (entry["density"], entry["ticket_test_accuracy"]):
-                raise UserError(
-                    f"{method.label} started from another ticket of level {level} than {results[0].label}: "
-                    "compare methods on the same tickets, or score several runs with --score"
-                )
-    return dict(sorted(found.items()))
+def _by_ticket(results: Sequence[Results]) -> Rows:
+    rows: Rows = {}
+    seen = set()
+    for one in results:
+        for level, entry in one.entries.items():
+            row = rows.setdefault((level, entry["density"]), {TICKET: []})
+            row.setdefault(one.label, []).append(entry)
+            if (one.run, level) not in seen:
+                row[TICKET].append(entry)
+                seen.add((one.run, level))
+    return dict(sorted(rows.items(), key=lambda row: (row[0][0], -row[0][1])))
 
 
-def _pool(method: Results, level: int) -> float | None:
-    return method.entries[level]["pool_test_accuracy"] if level in method.entries else None
+def _accuracy(entry: Entry, label: str) -> float:
+    return entry["ticket_test_accuracy" if label == TICKET else "pool_test_accuracy"]
 
 
-def _mean_gain(method: Results) -> str:
-    gains = [entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in method.entries.values()]
-    return f"{mean(gains):+.2f}"
+def _gain(entry: Entry, label: str) -> float | None:
+    """Of a ticket there is none."""
+    return None if label == TICKET else entry["pool_test_accuracy"] - entry["ticket_test_accuracy"]
 
 
-def _series(results: Sequence[Results], found: dict[int, dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    pools = {
-        method.label: [(entry["density"], entry["pool_test_accuracy"]) for entry in method.entries.values()]
-        for method in results
+def _points(rows: Rows, label: str, value: Callable[[Entry, str], float]) -> list[tuple[float, float]]:
+    return [(density, value(entry, label)) for (_, density), row in rows.items() for entry in row.get(label, ())]
+
+
+def _summarise(key: tuple[int, float], label: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    return {
+        "method": label,
+        "level": key[0],
+        "density": key[1],
+        "runs": len(entries),
+        "accuracy": spread(_accuracy(entry, label) for entry in entries),
+        "gain": spread(_gain(entry, label) for entry in entries),
     }
-    return {"ticket": [(entry["density"], entry["ticket_test_accuracy"]) for entry in found.values()], **pools}
 
 
-def _dense_accuracy(found: dict[int, dict[str, Any]]) -> float | None:
-    dense = [entry["ticket_test_accuracy"] for entry in found.values() if entry["density"] == 1]
-    return dense[0] if dense else None
+def _write_csv(rows: Rows, labels: Sequence[str], path: Path) -> None:
+    """Means first, then what deviates, where there are several runs; what a method has not is empty."""
+    columns = [
+        *((f"{label} %" if label == TICKET else label, label, _accuracy) for label in labels),
+        *((f"{label} gain", label, _gain) for label in labels[1:]),
+    ]
+    several = any(len(entries) > 1 for row in rows.values() for entries in row.values())
+    header = [name for name, *_ in columns]
+    cells = [
+        [spread(value(entry, label) for entry in row.get(label, ())) or {} for _, label, value in columns]
+        for row in rows.values()
+    ]
+    parts = ("mean", "deviation") if several else ("mean",)
+    report.write_csv(
+        ["level", "density %", *header, *(f"{name} deviation" for name in header if several)],
+        [
+            [level, 100 * density, *(cell.get(part) for part in parts for cell in line)]
+            for (level, density), line in zip(rows, cells, strict=True)
+        ],
+        path,
+    )
+
+
+def _table(results: Sequence[Results], rows: Rows, labels: Sequence[str]) -> report.Table:
+    header = ["level", "density %", f"{TICKET} %", *labels[1:]]
+    shown = []
+    for (level, density), row in rows.items():
+        spreads = (spread(_accuracy(entry, label) for entry in row.get(label, ())) for label in labels)
+        shown.append([str(level), f"{100 * density:.2f}", *(format_spread(one, ".2f") for one in spreads)])
+    methods = [[one for one in results if one.label == label] for label in labels[1:]]
+    shown.append(["", "", "mean gain", *(format_spread(spread(map(_mean_gain, runs)), "+.2f") for runs in methods)])
+    if len({one.run for one in results}) > 1:
+        shown.append(["", "", "runs", *(str(len(runs)) for runs in methods)])
+    return header, shown
+
+
+def _mean_gain(results: Results) -> float:
+    return mean(entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in results.entries.values())

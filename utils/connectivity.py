@@ -1,11 +1,11 @@
 """Linear mode connectivity (Frankle et al. 2020): accuracy and loss along the line between two tickets."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
-from utils import checkpoint, report, tickets
+from utils import checkpoint, heat_maps, report, tickets
 from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
 from utils.interpolation import interpolate
@@ -14,6 +14,9 @@ from utils.provenance import claimed_folder
 from utils.pruning import State
 from utils.records import is_line
 from utils.tickets import TicketFile
+
+PAIRS = {"neighbours": pairwise, "all": lambda files: combinations(files, 2)}  # what --pairs names
+Pair = tuple[TicketFile, TicketFile]  # the denser first
 
 
 def walk(first: State, second: State, coefficients: Sequence[float], score: Callable[[State], Score]) -> dict:
@@ -41,7 +44,7 @@ def barrier(coefficients: Sequence[float], losses: Sequence[float]) -> float:
 
 
 class ConnectivityRun:
-    """The line between each pair of neighbouring levels of `files`, into `folder`.
+    """The line between neighbouring levels of `files`, or between any two (`pairs`, of PAIRS), into `folder`.
 
     Batch norm is recalibrated at every point, at both ends too, so that the curve shows what the weights do alone; an
     end may therefore differ a little from its ticket, which has the statistics of its training. Nothing is pruned.
@@ -59,12 +62,14 @@ class ConnectivityRun:
         say: Callable[[str], None],
         digests: Mapping[int, str],
         check_tickets: Callable[[], Any],
+        pairs: str = "neighbours",
     ):
+        self.pairs = pairs
         self.files, self.evaluator, self.seed, self.digests = files, evaluator, seed, digests
         self.folder, self.description, self.say, self.check_tickets = folder, description, say, check_tickets
 
     def run(self, coefficients: Sequence[float], levels: Sequence[int]) -> list[dict[str, Any]]:
-        """Walk every pair whose denser ticket is of `levels` and that has not been walked yet.
+        """Walk every pair not walked yet: neighbours whose denser ticket is of `levels`, or all pairs among `levels`.
 
         Returns the entries of `connectivity.json`: all pairs that are there by then.
         """
@@ -77,28 +82,39 @@ class ConnectivityRun:
             return self._run(coefficients, levels, self._finished(found, path))
 
     def _run(
-        self, coefficients: Sequence[float], levels: Sequence[int], done: dict[int, dict[str, Any]]
+        self, coefficients: Sequence[float], levels: Sequence[int], done: dict[tuple[int, int], dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        pairs = [pair for pair in pairwise(self.files) if pair[0].level in levels]
-        if any(first.level not in done for first, _ in pairs):
+        wanted = {_levels(pair): pair for pair in self._wanted(levels)}
+        if wanted.keys() - done.keys():
             self.check_tickets()
-        for first, second in pairs:
-            if first.level not in done:
-                done[first.level] = self._walk_pair(first, second, coefficients)
-            self.say(f"levels {first.level} and {second.level}: barrier {done[first.level]['barrier']:.4f}")
-            if self.evaluator.processes.is_main:
-                self._save([done[level] for level in sorted(done)])
-        return [done[level] for level in sorted(done)]
+        for key, pair in wanted.items():
+            if key not in done:
+                done[key] = self._walk_pair(*pair, coefficients)
+            self.say(f"levels {key[0]} and {key[1]}: barrier {done[key]['barrier']:.4f}")
+            self._save([done[key] for key in sorted(done)])
+        entries = [done[key] for key in sorted(done)]
+        if entries and self.evaluator.processes.is_main:
+            self._draw(entries)
+        return entries
 
-    def _finished(self, found: dict[str, Any], path: Path) -> dict[int, dict[str, Any]]:
-        """By the level of their denser ticket, the pairs that an earlier run walked and whose tickets are the same.
+    def _wanted(self, levels: Sequence[int]) -> list[Pair]:
+        """With neighbours, a level stands for the line to the next one; of all pairs, for those among the levels."""
+        return [
+            (first, second)
+            for first, second in PAIRS[self.pairs](self.files)
+            if first.level in levels and (self.pairs == "neighbours" or second.level in levels)
+        ]
+
+    def _finished(self, found: dict[str, Any], path: Path) -> dict[tuple[int, int], dict[str, Any]]:
+        """By their levels, the pairs that an earlier run walked and whose tickets are the same.
 
         They are those in `found`, which `path` holds.
         """
-        pairs = [self._tickets(*pair) for pair in pairwise(self.files)]
         if odd := misfit(found, {"paths": [is_line]}):
             raise UserError(f"{path} is damaged ({odd}): move it away")
-        return {entry["levels"][0]: entry for entry in found["paths"] if entry["tickets"] in pairs}
+        known = {_levels(pair): self._tickets(*pair) for pair in combinations(self.files, 2)}
+        entries = {(entry["levels"][0], entry["levels"][1]): entry for entry in found["paths"]}
+        return {key: entry for key, entry in entries.items() if key in known and entry["tickets"] == known[key]}
 
     def _tickets(self, first: TicketFile, second: TicketFile) -> list[list]:
         return [[file.level, self.digests[file.level]] for file in (first, second)]
@@ -113,6 +129,8 @@ class ConnectivityRun:
         return {**levels, **walk(*states, coefficients, score)}
 
     def _save(self, entries: list[dict[str, Any]]) -> None:
+        if not self.evaluator.processes.is_main:
+            return
         checkpoint.save_json({**self.description, "paths": entries}, self.folder / tickets.CONNECTIVITY_JSON)
         columns = ("coefficients", "test_accuracy", "test_loss")
         rows = [
@@ -122,7 +140,18 @@ class ConnectivityRun:
         ]
         header = ("level", "other_level", "coefficient", *columns[1:], "barrier")
         report.write_csv(header, rows, self.folder / tickets.CONNECTIVITY_CSV)
-        report.plot_connectivity(entries, self.folder / tickets.CONNECTIVITY_PLOT)
+
+    def _draw(self, entries: list[dict[str, Any]]) -> None:
+        """The lines of neighbours as curves; with all pairs, their barriers as a matrix too."""
+        neighbours = [_levels(pair) for pair in pairwise(self.files)]
+        if lines := [entry for entry in entries if tuple(entry["levels"]) in neighbours]:
+            report.plot_connectivity(lines, self.folder / tickets.CONNECTIVITY_PLOT)
+        if self.pairs == "all":
+            heat_maps.plot_barriers(entries, self.folder / tickets.BARRIERS_PLOT)
+
+
+def _levels(pair: Pair) -> tuple[int, int]:
+    return pair[0].level, pair[1].level
 
 
 def barrier_table(entries: Sequence[dict[str, Any]]) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from utils import checkpoint, report, score_tables, tickets
-from utils.comparison import compare, read_all
+from utils.comparison import compare
 from utils.corruptions import CorruptedImages, counted
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Evaluator, precision_name
 from utils.folders import check_folder
 from utils.networks import NetworkFile, holds_pools
 from utils.provenance import describe_run
+from utils.recorded import read_all
 from utils.scoring import Scored, read_networks, score_networks
 
 
@@ -26,8 +27,8 @@ def only_compares(args: argparse.Namespace) -> bool:
 def compare_recorded(args: argparse.Namespace) -> None:
     """Print and write what the `pools.json` of each folder says."""
     folder = _results_folder(args)
-    print(compare(read_all(args.paths), folder))
-    print(f"table and picture are in {folder}")
+    print(report.format_table(*compare(read_all(args.paths), folder)))
+    print(f"tables and pictures are in {folder}")
 
 
 def evaluate_networks(
@@ -69,6 +70,9 @@ def _write_results(scores: Sequence[Scored], description: dict[str, Any], folder
     groups = score_tables.summarise(entries)
     checkpoint.save_json({**description, "networks": entries, "summary": groups}, folder / tickets.EVALUATION_JSON)
     score_tables.write_networks(entries, folder / tickets.EVALUATION_CSV)
+    report.plot_accuracy(score_tables.accuracy_series(entries), folder / tickets.COMPARISON_PLOT)
+    if gains := score_tables.gain_series(entries):
+        report.plot_gain(gains, folder / tickets.GAIN_PLOT)
     report.plot_reliability(score_tables.reliability_series(entries), folder / tickets.RELIABILITY_PLOT)
     if entries[0]["corruptions"]:
         score_tables.write_corruptions(entries, folder / tickets.CORRUPTIONS_CSV)

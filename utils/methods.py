@@ -19,6 +19,7 @@ from utils.pools import PAPER_COEFFICIENTS, Method, ema, greedy, swa
 from utils.provenance import describe_run
 from utils.tickets import Ticket, TicketFile
 
+TICKET = "ticket"  # what tables and pictures call one
 CONNECTIVITY = "linear_inter"
 METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", CONNECTIVITY)
 
@@ -58,7 +59,8 @@ def run_method(
     digests = _read_all(files, evaluator, say)
     check = functools.partial(_check_accuracies, files, evaluator, args.ticket_tolerance, processes.is_main)
     if args.interpolate_method == CONNECTIVITY:
-        run = ConnectivityRun(files, evaluator, args.seed, folder, description, say, digests, check)
+        where = (files, evaluator, args.seed, folder, description, say, digests, check)
+        run = ConnectivityRun(*where, pairs=args.pairs)
         table = barrier_table(run.run(args.interpolation_value_list, levels))
     else:
         search = (files, evaluator, _method(args), args.search_num, args.seed)

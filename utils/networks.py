@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils import checkpoint, tickets
-from utils.comparison import read_results
 from utils.errors import UserError
-from utils.methods import method_label
+from utils.methods import TICKET, method_label
+from utils.recorded import read_results
 from utils.tickets import TicketFile
-
-TICKET = "ticket"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils import checkpoint, report, tickets
+from utils import checkpoint, heat_maps, report, tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
@@ -138,6 +138,8 @@ class PoolRun:
         entry = self._entry(ticket, score, pool)
         self.entries[file.level] = entry
         if self.writes:
+            if any(len(step["coefficients"]) > 1 for step in entry["steps"]):  # else there was nothing to choose
+                heat_maps.plot_search(entry, tickets.search_plot(self.folder, file.level))
             self._save_pool(ticket, pool, entry, self._sources(file))
             tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
 
@@ -232,7 +234,9 @@ class PoolRun:
         if not self.processes.is_main:
             return
         entries = [self.entries[level] for level in sorted(self.entries)]
-        checkpoint.save_json({**self.description, "pools": entries}, self.folder / tickets.POOLS_JSON)
+        starts = [[level, self.digests[level]] for level in sorted(self.entries)]
+        content = {**self.description, "tickets": starts, "pools": entries}
+        checkpoint.save_json(content, self.folder / tickets.POOLS_JSON)
         if not entries:
             return
         columns = [name for name in entries[0] if name not in ("members", "steps", "checkpoint")]

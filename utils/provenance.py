@@ -25,7 +25,7 @@ FREE_FLAGS = {
     *("data", "data_url", "save_dir", "checkpoint", "resume", "slim"),
     *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout", "deterministic"),
     *("print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
-    *("levels", "pruning_times", "ticket_tolerance"),
+    *("levels", "pairs", "pruning_times", "ticket_tolerance"),
 }
 
 

@@ -66,8 +66,15 @@ def is_recipe(value: Any) -> bool:
 
 COMPARED = {  # of a pools.json, by `evaluate.py`
     "settings": {"interpolate_method": is_text, "interpolation_value_list": [is_share], "EMA_value": is_share},
-    "pools": [{name: RECIPE[name] for name in ("level", "density", "ticket_test_accuracy", "pool_test_accuracy")}],
+    "pools": [
+        {
+            name: RECIPE[name]
+            for name in ("level", "density", "ticket_val_accuracy", "ticket_test_accuracy", "pool_test_accuracy")
+        }
+    ],
 }
+
+STARTS = {"tickets": [lambda pair: type(pair) is list and len(pair) == 2 and is_whole(pair[0]) and is_text(pair[1])]}
 
 LINE_COLUMNS = {
     "coefficients": [is_share],

@@ -1,25 +1,22 @@
-"""Results for people: aligned tables, CSV files and pictures."""
+"""Results for people: aligned tables, CSV files and pictures of lines and bars."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter, StrMethodFormatter
 
-from utils.checkpoint import write_atomically, write_text
+from utils import figures
+from utils.checkpoint import write_text
+from utils.figures import COLUMN, PAGE, STYLES, add_legend, dress, in_print
+from utils.spread import spread
 
-# Okabe and Ito's palette, which stays apart for colour-blind readers; the marker tells lines apart in grey.
-STYLES = [
-    {"color": color, "marker": marker}
-    for color, marker in zip(
-        ("#000000", "#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"), "osD^vPX", strict=True
-    )
-]
+Points = Sequence[tuple[float, float]]
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header and rows
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -40,81 +37,118 @@ def write_csv(header: Sequence[str], rows: Sequence[Sequence[object]], path: Pat
     write_text(text.getvalue(), path)
 
 
+@in_print
 def plot_curves(curves: Mapping[str, Sequence[float]], path: Path, first_epoch: int = 0) -> None:
     """Accuracy (percent) against epochs of one level; `curves` maps train_ta, val_ta and test_ta to values."""
     figure, axes = _figure("epoch", "accuracy (%)")
     for style, (name, values) in zip(STYLES, curves.items(), strict=False):
         label = {"train_ta": "training", "val_ta": "validation", "test_ta": "test"}[name]
-        axes.plot(range(first_epoch + 1, first_epoch + 1 + len(values)), values, label=label, ms=3, **style)
-    _save(figure, axes, path)
+        axes.plot(range(first_epoch + 1, first_epoch + 1 + len(values)), values, label=label, ms=1.5, lw=0.9, **style)
+    add_legend(figure, axes, columns=3)
+    figures.write(figure, path, pdf=False)
 
 
-def plot_accuracy(series: Mapping[str, Sequence[tuple[float, float]]], path: Path, dense: float | None = None) -> None:
+@in_print
+def plot_accuracy(series: Mapping[str, Points], path: Path, dense: float | None = None) -> None:
     """Accuracy against density, as in the paper's figure: `series` maps a label to (density 0..1, percent) pairs.
 
-    `dense` (percent) is drawn as a level line: what the dense network alone reaches.
+    Several pairs of one density are several runs: the line is their mean, the band a sample standard deviation to
+    either side. `dense` (percent) is drawn as a level line: what the dense network alone reaches.
     """
     figure, axes = _figure("weights remaining (%)", "test accuracy (%)")
     for style, (label, points) in zip(cycle(STYLES), series.items(), strict=False):
-        densities, accuracies = zip(*sorted(points, reverse=True), strict=True)
-        axes.plot([100 * value for value in densities], accuracies, label=label, ms=4.5, lw=1.4, **style)
+        _draw_line(axes, points, label, style)
     if dense is not None:
-        axes.axhline(dense, color="grey", ls="--", lw=1, label="dense network")
+        axes.axhline(dense, color="grey", ls="--", lw=0.8, label="dense network")
+    _finish_densities(figure, axes, series, path)
+
+
+@in_print
+def plot_gain(series: Mapping[str, Points], path: Path) -> None:
+    """What pools have over their tickets against density: labels to (density 0..1, percentage points) pairs.
+
+    Several pairs of one density are several runs, as in `plot_accuracy`.
+    """
+    figure, axes = _figure("weights remaining (%)", "pool − ticket (points)")
+    axes.axhline(0, color=STYLES[0]["color"], lw=0.8)
+    styles = islice(cycle(STYLES), 1, None)  # as in plot_accuracy, where the ticket has the first
+    for style, (label, points) in zip(styles, series.items(), strict=False):
+        _draw_line(axes, points, label, style)
+    _finish_densities(figure, axes, series, path)
+
+
+def _draw_line(axes: Axes, points: Points, label: str, style: Mapping[str, str]) -> None:
+    densities = sorted({density for density, _ in points}, reverse=True)
+    spreads = [spread(value for density, value in points if density == wanted) for wanted in densities]
+    means, deviations = ([one[name] or 0.0 for one in spreads] for name in ("mean", "deviation"))
+    places = [100 * density for density in densities]
+    axes.plot(places, means, label=label, ms=3.2, lw=1, **style)
+    if any(deviations):
+        low, high = ([mean + sign * way for mean, way in zip(means, deviations, strict=True)] for sign in (-1, 1))
+        axes.fill_between(places, low, high, color=style["color"], alpha=0.18, lw=0)
+
+
+def _finish_densities(figure: Figure, axes: Axes, series: Mapping[str, Points], path: Path) -> None:
+    """Give the picture its axis of densities, the dense network on the left, and write it."""
     shown = sorted({100 * density for points in series.values() for density, _ in points}, reverse=True)
     axes.set_xscale("log")
     axes.invert_xaxis()
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set_xticks(shown, [f"{value:.3g}" for value in shown], rotation=60 if len(shown) > 8 else 0)
-    _save(figure, axes, path)
+    axes.set_xticks(shown, [f"{value:.3g}" for value in shown], rotation=70 if len(shown) > 8 else 0)
+    add_legend(figure, axes, columns=3 if max(map(len, series)) < 14 else 2)
+    figures.write(figure, path)
 
 
+@in_print
 def plot_connectivity(paths: Sequence[Mapping], path: Path) -> None:
     """Accuracy and loss along the line between two levels, one curve a pair; see `utils.connectivity.walk`."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(PAGE, 2.9), layout="constrained")
     for axes, quantity, label in zip(
         figure.subplots(1, 2), ("test_accuracy", "test_loss"), ("test accuracy (%)", "test loss"), strict=True
     ):
-        _dress(axes, "share of the denser ticket", label)
+        dress(axes, "share of the denser ticket", label)
         for number, pair in enumerate(paths):
             style = STYLES[number % len(STYLES)]
             name = f"levels {pair['levels'][0]} and {pair['levels'][1]}"
-            axes.plot(pair["coefficients"], pair[quantity], ms=3, lw=1.2, label=name, **style)
-    axes.legend(fontsize=7, ncols=1 + len(paths) // 10, frameon=False)
-    _write(figure, path)
+            axes.plot(pair["coefficients"], pair[quantity], ms=2.5, lw=1, label=name, **style)
+    add_legend(figure, axes, columns=5)
+    figures.write(figure, path)
 
 
+@in_print
 def plot_reliability(series: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Accuracy against confidence, and where the images are, for each method; as PDF too (Guo et al. 2017).
+    """Accuracy against confidence, and where the images are, for each method (Guo et al. 2017).
 
     `series` maps a label to its bins of equal width from 0 to 1; see `utils.predictions.Predictions.bins`.
     """
-    figure = Figure(figsize=(3.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 4), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(5, 2))
-    _dress(upper, "", "accuracy (%)")
-    _dress(lower, "confidence (%)", "images (%)")
-    upper.plot([0, 100], [0, 100], color="grey", ls="--", lw=1, label="calibrated")
+    dress(upper, "", "accuracy (%)")
+    dress(lower, "confidence (%)", "images (%)")
+    upper.plot([0, 100], [0, 100], color="grey", ls="--", lw=0.8, label="calibrated")
     for style, (label, bins) in zip(cycle(STYLES), series.items(), strict=False):
         total, filled = sum(bin["images"] for bin in bins), [bin for bin in bins if bin["images"]]
         confidence = [100 * bin["confidence_sum"] / bin["images"] for bin in filled]
         accuracy = [100 * bin["correct"] / bin["images"] for bin in filled]
-        upper.plot(confidence, accuracy, label=label, ms=4, lw=1.3, **style)
-        lower.plot(confidence, [100 * bin["images"] / total for bin in filled], ms=3, lw=1, **style)
+        upper.plot(confidence, accuracy, label=label, ms=3.2, lw=1, **style)
+        lower.plot(confidence, [100 * bin["images"] / total for bin in filled], ms=2.5, lw=0.9, **style)
     upper.set(xlim=(0, 103), ylim=(-3, 103))
     lower.set_yscale("log")  # bins that few images fill are where the lines above are noise
     lower.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     lower.yaxis.set_minor_locator(NullLocator())
-    _save(figure, upper, path, columns=2)
-    _write_pdf(figure, path)
+    add_legend(figure, upper, columns=2)
+    figures.write(figure, path)
 
 
+@in_print
 def plot_corruptions(series: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """A bar for each corruption and method, as PDF too; `series` maps a label to accuracies (percent) by corruption."""
+    """A bar for each corruption and method; `series` maps a label to accuracies (percent) by corruption."""
     names, methods = list(next(iter(series.values()))), len(series)
     height = min(8.5, max(2.1, 1.2 + len(names) * (0.14 + 0.11 * methods)))  # a page's at most
-    figure = Figure(figsize=(3.5, height), layout="constrained")
+    figure = Figure(figsize=(COLUMN, height), layout="constrained")
     axes = figure.subplots()
-    _dress(axes, "test accuracy (%)", "")
+    dress(axes, "test accuracy (%)", "")
     axes.set_axisbelow(True)
     thickness = 0.85 / methods
     for number, (style, (label, accuracies)) in enumerate(zip(cycle(STYLES), series.items(), strict=False)):
@@ -125,37 +159,12 @@ def plot_corruptions(series: Mapping[str, Mapping[str, float]], path: Path) -> N
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    _save(figure, axes, path, columns=2)
-    _write_pdf(figure, path)
+    add_legend(figure, axes, columns=2)
+    figures.write(figure, path)
 
 
 def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 2.7), layout="constrained")
     axes = figure.subplots()
-    _dress(axes, x_label, y_label)
+    dress(axes, x_label, y_label)
     return figure, axes
-
-
-def _dress(axes: Axes, x_label: str, y_label: str) -> None:
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, axes: Axes, path: Path, columns: int = 3) -> None:
-    # Below the axes, where no line can run through it.
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    _write(figure, path)
-
-
-def _write(figure: Figure, path: Path) -> None:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
-
-
-def _write_pdf(figure: Figure, path: Path) -> None:
-    """The PDF beside the PNG file `path`, with TrueType fonts, which publishers ask for, and no date in it."""
-    with rc_context({"pdf.fonttype": 42}):
-        write_atomically(
-            path.with_suffix(".pdf"), lambda file: figure.savefig(file, format="pdf", metadata={"CreationDate": None})
-        )

@@ -1,13 +1,14 @@
 """Scored networks as plain data: one entry each, means over several runs, the table, and what the pictures draw."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from utils import report
-from utils.networks import TICKET
+from utils.methods import TICKET
 from utils.scoring import Scored
+from utils.spread import format_spread, spread
 
 Entry = Mapping[str, Any]
 # The measures of an entry: column, heading in the table, format there.
@@ -76,16 +77,11 @@ def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         {
             **{name: group[0][name] for name in ("method", "level", "density")},
             "networks": len(group),
-            **{measure: _spread(entry[measure] for entry in group) for measure, _, _ in MEASURES},
+            **{measure: spread(entry[measure] for entry in group) for measure, _, _ in MEASURES},
             "p_values": [entry["p_value"] for entry in group if entry["p_value"] is not None],
         }
         for _, group in sorted(groups.items())
     ]
-
-
-def _spread(values: Iterable[float | None]) -> dict[str, float | None] | None:
-    known = [value for value in values if value is not None]
-    return {"mean": mean(known), "deviation": stdev(known) if len(known) > 1 else None} if known else None
 
 
 def results_table(groups: Sequence[Entry]) -> str:
@@ -98,7 +94,7 @@ def results_table(groups: Sequence[Entry]) -> str:
             "" if group["level"] is None else group["level"],
             f"{100 * group['density']:.2f}",
             group["method"],
-            *(_cell(group[name], digits) for name, _, digits in measures),
+            *(format_spread(group[name], digits) for name, _, digits in measures),
             *([group["networks"]] if several else []),
             *([_p_cell(group["p_values"])] if paired else []),
         ]
@@ -107,17 +103,27 @@ def results_table(groups: Sequence[Entry]) -> str:
     return report.format_table([*header, *(["runs"] if several else []), *(["p"] if paired else [])], rows)
 
 
-def _cell(spread: Mapping[str, float | None] | None, digits: str) -> str:
-    if spread is None:
-        return ""
-    deviation = spread["deviation"]
-    return f"{spread['mean']:{digits}}" + ("" if deviation is None else f" ± {deviation:{digits.lstrip('+')}}")
-
-
 def _p_cell(values: Sequence[float]) -> str:
     if len(values) > 1:
         return f"{sum(value < SIGNIFICANT for value in values)} of {len(values)} < {SIGNIFICANT}"
     return "".join("<0.001" if value < 0.001 else f"{value:.3f}" for value in values)
+
+
+def accuracy_series(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
+    """For each method, tickets first, density (0..1) and accuracy (percent) of each of its networks."""
+    return _series(entries, "accuracy")
+
+
+def gain_series(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
+    """The same with what pools have over their tickets, percentage points."""
+    return _series([entry for entry in entries if entry["gain"] is not None], "gain")
+
+
+def _series(entries: Sequence[Entry], measure: str) -> dict[str, list[tuple[float, float]]]:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for entry in sorted(entries, key=lambda entry: entry["method"] != TICKET):
+        series.setdefault(entry["method"], []).append((entry["density"], entry[measure]))
+    return series
 
 
 def reliability_series(entries: Sequence[Entry]) -> dict[str, list[dict[str, float]]]:

@@ -22,8 +22,10 @@ from utils.records import CHECKPOINT, UNDERWAY
 
 SETTINGS = "settings.json"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
-CONNECTIVITY_JSON, CONNECTIVITY_CSV, CONNECTIVITY_PLOT = "connectivity.json", "connectivity.csv", "connectivity.png"
-COMPARISON_CSV, COMPARISON_PLOT = "comparison.csv", "accuracy.png"
+CONNECTIVITY_JSON, CONNECTIVITY_CSV = "connectivity.json", "connectivity.csv"
+CONNECTIVITY_PLOT, BARRIERS_PLOT = "connectivity.png", "barriers.png"
+COMPARISON_JSON, COMPARISON_CSV = "comparison.json", "comparison.csv"
+COMPARISON_PLOT, GAIN_PLOT = "accuracy.png", "gain.png"
 EVALUATION_JSON, EVALUATION_CSV, RELIABILITY_PLOT = "evaluation.json", "evaluation.csv", "reliability.png"
 CORRUPTIONS_CSV, CORRUPTIONS_PLOT = "corruptions.csv", "corruptions.png"
 CORRUPTED_LABELS = "labels.npy"
@@ -48,6 +50,11 @@ def corrupted_path(folder: Path, corruption: str) -> Path:
 
 def pool_path(folder: Path, level: int) -> Path:
     return folder / f"{level}pool.pth.tar"
+
+
+def search_plot(folder: Path, level: int) -> Path:
+    """The picture of the search from this start."""
+    return folder / f"search_level{level}.png"
 
 
 def unfinished_pool_path(folder: Path, level: int) -> Path:

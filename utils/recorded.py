@@ -1,0 +1,107 @@
+"""What `pools.json` files recorded: which method, and from which run of tickets."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils import checkpoint, tickets
+from utils.errors import UserError
+from utils.methods import method_label
+from utils.plain_data import misfit
+from utils.provenance import FREE_FLAGS
+from utils.records import COMPARED, STARTS
+
+Entry = Mapping[str, Any]
+MAY_DIFFER = {*FREE_FLAGS, "seed", "images"}  # between runs of one experiment; photographs are split by the seed
+
+
+@dataclass(frozen=True)
+class Results:
+    """One method's pools in one folder: its label and flags, and its entries of `pools.json` by start.
+
+    `digests` are those of the tickets, by level; a file that was written before they were noted has none. `run` is the
+    same number for all results from the same tickets.
+    """
+
+    path: Path
+    label: str
+    settings: dict[str, Any]
+    entries: dict[int, Entry]
+    digests: dict[int, str]
+    run: int = 0
+
+
+def read_results(folder: Path) -> Results:
+    """What `folder` (or the `pools.json` named directly) holds; UserError where it holds no pools."""
+    path = folder if folder.is_file() else folder / tickets.POOLS_JSON
+    content = checkpoint.load_json(path)
+    if odd := misfit(content, COMPARED) or misfit(content, STARTS if "tickets" in content else {}):
+        raise UserError(f"{path} is no list of pools: {odd} is missing or odd")
+    try:
+        label = method_label(content["settings"])
+    except KeyError as error:
+        raise UserError(f"{path} is no list of pools: {error} is no method") from error
+    entries = {entry["level"]: entry for entry in content["pools"]}
+    if not entries:
+        raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
+    return Results(path, label, content["settings"], entries, dict(content.get("tickets", [])))
+
+
+def read_all(folders: Sequence[Path]) -> list[Results]:
+    """The results in each of `folders`, none of them twice.
+
+    Those of one label are runs of one experiment, on tickets of their own; methods that would bear one name on the same
+    tickets are told apart by their folders'. UserError where runs of one method had different flags.
+    """
+    unique = {results.path.resolve(): results for results in map(read_results, folders)}
+    found = _with_distinct_labels(_numbered([*unique.values()]))
+    first: dict[str, Results] = {}
+    for results in found:
+        _refuse_unlike(first.setdefault(results.label, results), results)
+    return found
+
+
+def _numbered(found: Sequence[Results]) -> list[Results]:
+    """The same with the numbers of their runs: results belong together unless a ticket of one level differs."""
+    runs: list[list[Results]] = []
+    for results in found:
+        run = next((run for run in runs if all(_same_tickets(results, other) for other in run)), None)
+        if run is None:
+            runs.append(run := [])
+        run.append(results)
+    numbers = {results.path: number for number, run in enumerate(runs) for results in run}
+    return [replace(results, run=numbers[results.path]) for results in found]
+
+
+def _same_tickets(first: Results, second: Results) -> bool:
+    return all(_same_ticket(first, second, level) for level in first.entries.keys() & second.entries.keys())
+
+
+def _same_ticket(first: Results, second: Results, level: int) -> bool:
+    """By its digest, or where a file has none by what it scored."""
+    if level in first.digests and level in second.digests:
+        return first.digests[level] == second.digests[level]
+    names = ("density", "ticket_val_accuracy", "ticket_test_accuracy")
+    return all(first.entries[level][name] == second.entries[level][name] for name in names)
+
+
+def _with_distinct_labels(found: list[Results]) -> list[Results]:
+    for place in (lambda path: path.resolve().parent.name, lambda path: path.parent):
+        count = Counter((results.label, results.run) for results in found)
+        ambiguous = {label for (label, _), number in count.items() if number > 1}
+        found = [
+            replace(one, label=f"{one.label} ({place(one.path)})") if one.label in ambiguous else one for one in found
+        ]
+    return found
+
+
+def _refuse_unlike(first: Results, other: Results) -> None:
+    for name in sorted((first.settings.keys() & other.settings.keys()) - MAY_DIFFER):
+        values = [results.settings[name] for results in (first, other)]
+        if values[0] != values[1]:
+            raise UserError(
+                f"{other.path} was made with --{name} {values[1]}, {first.path} with {values[0]}: they are no two runs "
+                f"of {first.label}; compare them in a command each"
+            )
