@@ -6,14 +6,14 @@ import pytest
 import torch
 from conftest import ROOT
 
+from utils.export import write_sparse
 from utils.pruning import count_kept
 
 
 def program(section: str, number: int = 0) -> str:
     """A block of Python of README's `section`."""
-    (text,) = re.findall(
-        rf"^## {section}\n(.*?)(?=^## |\Z)", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
+    readme = (ROOT / "README.md").read_text()
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", readme, re.DOTALL | re.MULTILINE)
     return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[number]
 
 
@@ -29,3 +29,13 @@ def test_networks_that_have_nothing_to_do_with_images_are_pooled(capsys):
         assert count_kept({name: network[name] != 0 for name in ("0.weight", "2.weight")}) == 256
     assert any(not torch.equal(pool.state[name], networks[0][name]) for name in pool.state)
     assert re.search(r"test loss 0\.\d+, of the pool 0\.\d+", capsys.readouterr().out)
+
+
+def test_sparse_file_is_read_without_anything_of_ours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = {"fc.weight": torch.eye(9) * -0.5, "fc.bias": torch.ones(3), "count": torch.tensor(7)}
+    write_sparse(state, tmp_path / "5pool.npz")
+    found = {}
+    exec(program("Networks for other programs"), found)
+    assert found["state"].keys() == state.keys()
+    assert all(torch.equal(found["state"][name], value) for name, value in state.items())

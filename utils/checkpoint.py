@@ -115,8 +115,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["damaged file"])[0]
 
 
-def load_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays of these names in an .npz file, those of `optional` where they are there; Python objects are refused.
+def load_arrays(path: Path, names: Sequence[str] | None = None, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of these names (None: all) in an .npz file, those of `optional` where they are there.
+
+    Python objects are refused.
 
     Raises UserError, too, when an array is damaged, is there twice or claims another size than the file holds, or when
     all together would not leave this machine enough memory to work with them.
@@ -128,6 +130,7 @@ def load_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
             if len(entries) < len(archive.infolist()):
                 raise UserError(f"{path}: holds two arrays of one name")
+            names = [*entries] if names is None else names
             for name in names:
                 if name not in entries:
                     raise UserError(f"{path}: has no {name}; it should hold {', '.join(names)}")

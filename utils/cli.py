@@ -231,6 +231,12 @@ def add_evaluation_flags(parser: Parser, corruptions: str) -> None:
     parser.set_defaults(seed=0)  # nothing is drawn
 
 
+def add_export_flags(parser: Parser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="a ticket or a pool")
+    parser.add_argument("out", type=Path, metavar="OUT", help="what to write: dense .pt or .safetensors, sparse .npz")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+
+
 def add_jobs_flag(parser: Parser) -> None:
     group = parser.add_argument_group("speed")
     group.add_argument(

@@ -1,0 +1,34 @@
+"""Write a ticket or a pool as a plain state dict, for programs that know nothing of this one.
+
+    python export.py TICKETS/pools/Lottery_pools/3pool.pth.tar pool.pt             torch.load gives the state dict
+    python export.py TICKETS/pools/Lottery_pools/3pool.pth.tar pool.safetensors    the same in Hugging Face's format
+    python export.py TICKETS/3model_SA_best.pth.tar ticket.npz                     compressed, without the zeros
+
+FILE is a checkpoint of this software, of the published scripts or of OpenLTH (model_ep*_it*.pth beside its mask.pth).
+README shows how to read the .npz file.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils import cli
+from utils.export import export
+from utils.parser import Parser, run_script
+from utils.report import format_table
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__, usage="%(prog)s FILE OUT [flags]")
+    cli.add_export_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    print(format_table(*export(args.file, args.out)))
+
+
+if __name__ == "__main__":
+    run_script(main)
