@@ -9,17 +9,21 @@ from typing import Any
 
 from utils import checkpoint, report, tickets
 from utils.errors import UserError
-from utils.methods import method_label
-from utils.plain_data import misfit
+from utils.methods import ENSEMBLE, method_label
+from utils.plain_data import is_whole, misfit
 from utils.records import COMPARED
 
 
 @dataclass(frozen=True)
 class Results:
-    """One method's pools: its label, and its entries of `pools.json` by the level that each started from."""
+    """One method's pools: its label, and its entries of `pools.json` by the level that each started from.
+
+    `ensembles`: they are no networks of their own, but several each.
+    """
 
     label: str
     entries: dict[int, dict[str, Any]]
+    ensembles: bool = False
 
 
 def read_results(folder: Path) -> Results:
@@ -32,7 +36,10 @@ def read_results(folder: Path) -> Results:
         label = method_label(content["settings"])
     except KeyError as error:
         raise UserError(f"{path} is no list of pools: {error} is no method") from error
-    results = Results(label, {entry["level"]: entry for entry in content["pools"]})
+    ensembles = content["settings"]["interpolate_method"] == ENSEMBLE
+    if ensembles and (odd := misfit(content, {"pools": [{"networks": is_whole}]})):
+        raise UserError(f"{path} is no list of ensembles: {odd} is missing or odd")
+    results = Results(label, {entry["level"]: entry for entry in content["pools"]}, ensembles)
     if not results.entries:
         raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
     return results
@@ -66,7 +73,10 @@ def compare(results: Sequence[Results], folder: Path) -> str:
     report.write_csv(header, rows, folder / tickets.COMPARISON_CSV)
     report.plot_accuracy(_series(results, found), folder / tickets.COMPARISON_PLOT, _dense_accuracy(found))
     shown = [[row[0], *("" if value is None else f"{value:.2f}" for value in row[1:])] for row in rows]
-    return report.format_table(header, [*shown, ["", "", "mean gain", *map(_mean_gain, results)]])
+    shown.append(["", "", "mean gain", *map(_mean_gain, results)])
+    if any(method.ensembles for method in results):
+        shown.append(["", "", "networks", *map(_networks, results)])
+    return report.format_table(header, shown)
 
 
 def _common_tickets(results: Sequence[Results]) -> dict[int, dict[str, Any]]:
@@ -90,6 +100,12 @@ def _pool(method: Results, level: int) -> float | None:
 def _mean_gain(method: Results) -> str:
     gains = [entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in method.entries.values()]
     return f"{mean(gains):+.2f}"
+
+
+def _networks(method: Results) -> str:
+    """How many networks run for each image, by the levels' least and most."""
+    numbers = {entry["networks"] for entry in method.entries.values()} if method.ensembles else {1}
+    return "-".join(map(str, sorted({min(numbers), max(numbers)})))
 
 
 def _series(results: Sequence[Results], found: dict[int, dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
