@@ -155,6 +155,15 @@ def add_pool_flags(
         "--search_num", type=count, default=19, metavar="N", help="candidates tried for each start, nearest first"
     )
     group.add_argument("--EMA_value", type=share, default=0.95, metavar="C", help="share that the moving average keeps")
+    group.add_argument(
+        "--learned_steps",
+        type=count,
+        default=50,
+        metavar="N",
+        help="steps of gradient, on all validation images each, that learned takes: its own validation accuracy "
+        "is of images that it was fitted to",
+    )
+    group.add_argument("--learned_lr", type=nonnegative, default=0.1, metavar="R", help="learning rate of learned")
     group.add_argument("--levels", type=count, nargs="+", metavar="L", help="tickets to start from; default: all")
     group.add_argument(
         "--pairs",

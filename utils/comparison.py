@@ -102,7 +102,15 @@ def _table(results: Sequence[Results], rows: Rows, labels: Sequence[str]) -> rep
     shown.append(["", "", "mean gain", *(format_spread(spread(map(_mean_gain, runs)), "+.2f") for runs in methods)])
     if len({one.run for one in results}) > 1:
         shown.append(["", "", "runs", *(str(len(runs)) for runs in methods)])
+    if any(one.ensembles for one in results):
+        shown.append(["", "", "networks", *(_networks(runs) for runs in methods)])
     return header, shown
+
+
+def _networks(runs: Sequence[Results]) -> str:
+    """How many networks run for each image, from the least to the most of all starts."""
+    numbers = {entry["networks"] if one.ensembles else 1 for one in runs for entry in one.entries.values()}
+    return "-".join(map(str, sorted({min(numbers), max(numbers)})))
 
 
 def _mean_gain(results: Results) -> float:

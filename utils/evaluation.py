@@ -134,6 +134,28 @@ class Evaluator:
         """For reports alone: nothing may be chosen by it."""
         return self._score(state, "test")
 
+    def loss_gradient(self, state: State) -> tuple[float, State]:
+        """Cross-entropy on the validation images (nats, mean over them) and its gradient by each parameter.
+
+        Batch norm is in evaluation mode: its statistics are constants.
+        """
+        with self._network(state) as net:
+            net.eval()
+            parameters = dict(net.named_parameters())
+            gradients = {name: torch.zeros_like(value) for name, value in parameters.items()}
+            images, loss_sum = 0, 0.0
+            for inputs, labels in self.workers.watched(self.data.eval_batches("val")):
+                # Labels that were decoded while networks were scored are not for autograd to keep; a copy is.
+                loss = cross_entropy(net(inputs).float(), labels.clone(), reduction="sum")
+                found = torch.autograd.grad(loss, [*parameters.values()])
+                for total, part in zip(gradients.values(), found, strict=True):
+                    total += part
+                images, loss_sum = images + len(labels), loss_sum + loss.item()
+        score = total_score(0, images, loss_sum, self.processes)
+        flat = self.processes.sum_(torch.cat([part.flatten() for part in gradients.values()])) / score.images
+        parts = flat.split([part.numel() for part in gradients.values()])
+        return score.loss, {name: part.view_as(parameters[name]) for name, part in zip(gradients, parts, strict=True)}
+
     def predict(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> Predictions:
         """What the network says of each image of `batches`; each process has its part of them."""
         with self._network(state) as net:
@@ -143,6 +165,17 @@ class Evaluator:
         """The score on the images of `batches`; each process has its part of them."""
         with self._network(state) as net:
             return evaluate(net, self.workers.watched(batches), self.processes)
+
+    def probabilities(self, state: State, split: str) -> tuple[Tensor, Tensor]:
+        """The classes' probabilities on this process's part of `split` (N × outputs, float32) and the labels (N)."""
+        with self._network(state) as net, torch.inference_mode():
+            net.eval()
+            batches = self.workers.watched(self.data.eval_batches(split))
+            parts = [(net(images).float().softmax(1), labels) for images, labels in batches]
+        if not parts:
+            return torch.empty(0, 1, device=self.device), torch.empty(0, dtype=torch.int64, device=self.device)
+        outputs, labels = zip(*parts, strict=True)
+        return torch.cat(outputs), torch.cat(labels)
 
     def _score(self, state: State, split: str) -> Score:
         return self.score(state, self.data.eval_batches(split))

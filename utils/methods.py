@@ -12,16 +12,24 @@ from utils import tickets
 from utils.coefficients import SEARCHES
 from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE, Processes
+from utils.ensembles import EnsembleRun
 from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
-from utils.pool_runs import PoolRun, results_table
-from utils.pools import PAPER_COEFFICIENTS, Method, ema, greedy, swa
+from utils.learned import learned
+from utils.pool_runs import PoolRun
+from utils.pool_tables import results_table
+from utils.pools import PAPER_COEFFICIENTS, Method, Rival, ema, greedy, swa
 from utils.provenance import describe_run
+from utils.soups import greedy_soup, uniform_soup
 from utils.tickets import Ticket, TicketFile
 
 TICKET = "ticket"  # what tables and pictures call one
 CONNECTIVITY = "linear_inter"
-METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", CONNECTIVITY)
+SOUPS = {"uniform_soup": uniform_soup, "greedy_soup": greedy_soup}
+LEARNED = "learned"
+ENSEMBLE = "ensemble"
+METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", *SOUPS, LEARNED, ENSEMBLE, CONNECTIVITY)
+LABELS = {"interpolate_swa": "SWA", **{name: name.replace("_", " ") for name in (*SOUPS, LEARNED, ENSEMBLE)}}
 
 
 def method_name(text: str) -> str:
@@ -31,7 +39,7 @@ def method_name(text: str) -> str:
 
 def splits_images(args: argparse.Namespace) -> bool:
     """Whether several processes share the images of every network (else each has starting tickets of its own)."""
-    return getattr(args, "parallel", "data") == "data" or args.interpolate_method == CONNECTIVITY
+    return getattr(args, "parallel", "data") == "data" or args.interpolate_method in (CONNECTIVITY, ENSEMBLE)
 
 
 def run_method(
@@ -62,6 +70,9 @@ def run_method(
         where = (files, evaluator, args.seed, folder, description, say, digests, check)
         run = ConnectivityRun(*where, pairs=args.pairs)
         table = barrier_table(run.run(args.interpolation_value_list, levels))
+    elif args.interpolate_method == ENSEMBLE:
+        ensembles = EnsembleRun(files, evaluator, args.search_num, folder, description, say, digests, check)
+        table = results_table(ensembles.run(levels))
     else:
         search = (files, evaluator, _method(args), args.search_num, args.seed)
         pools = PoolRun(*search, folder, description, say, digests, check, processes, args.final_bn_images)
@@ -70,7 +81,11 @@ def run_method(
         print(table, flush=True)
 
 
-def _method(args: argparse.Namespace) -> Method:
+def _method(args: argparse.Namespace) -> Method | Rival:
+    if args.interpolate_method in SOUPS:
+        return SOUPS[args.interpolate_method]
+    if args.interpolate_method == LEARNED:
+        return functools.partial(learned, steps=args.learned_steps, learning_rate=args.learned_lr)
     if args.interpolate_method == "interpolate_swa":
         return swa()
     if args.interpolate_method == "interpolate_ema":
@@ -85,14 +100,14 @@ def method_label(settings: Mapping[str, Any]) -> str:
         if values == list(PAPER_COEFFICIENTS):
             return "Lottery Pools"
         return "average" if values == [0.5] else f"Lottery Pools ({len(values)} coefficients)"
-    return {"interpolate_swa": "SWA", "interpolate_ema": f"EMA {settings['EMA_value']:g}"}[method]
+    return f"EMA {settings['EMA_value']:g}" if method == "interpolate_ema" else LABELS[method]
 
 
 def _folder_name(args: argparse.Namespace) -> str:
     """A folder of its own for each method and its coefficients, so that the paper's commands can follow each other."""
     if args.interpolate_method == "interpolate_ema":
         return f"interpolate_ema_{args.EMA_value:g}"
-    if args.interpolate_method == "interpolate_swa" or args.interpolation_value_list == list(PAPER_COEFFICIENTS):
+    if args.interpolate_method in LABELS or args.interpolation_value_list == list(PAPER_COEFFICIENTS):
         return args.interpolate_method
     return "_".join([args.interpolate_method, *(f"{value:g}" for value in args.interpolation_value_list)])
 

@@ -65,7 +65,13 @@ def _tickets(folder: Path) -> list[NetworkFile]:
 
 def _pools(folder: Path) -> list[NetworkFile]:
     """The pools in `folder`, after the tickets that they started from if it lies among those."""
-    paths = [tickets.pool_path(folder, level) for level in read_results(folder).entries]
+    results = read_results(folder)
+    if results.ensembles:
+        raise UserError(
+            f"{folder} holds ensembles, which have no network of their own to run: leave it out, or compare what was "
+            "recorded (folders of pools alone, without --score and --corruptions)"
+        )
+    paths = [tickets.pool_path(folder, level) for level in results.entries]
     pools = [_pool(path, checkpoint.load(path)) for path in paths]
     beside, levels = [], {pool.level for pool in pools}
     for place in filter(None, (folder, tickets.tickets_beside(folder))):

@@ -1,4 +1,4 @@
-"""One method over the tickets of one run: read, search, save, go on after an interruption, report."""
+"""One method over the tickets of one run: read, pool, save, go on after an interruption, report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -7,19 +7,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from utils import checkpoint, heat_maps, report, tickets
+from utils import checkpoint, heat_maps, tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.folders import check_space
 from utils.plain_data import Shape, misfit
-from utils.pools import Method, Pool, Step, neighbours, search
+from utils.pool_tables import save_table
+from utils.pools import Member, Method, Pool, Rival, Step, Tools, neighbours, search
 from utils.provenance import claimed_folder, refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.records import POOL_FILE, STEP, UNFINISHED_POOL, is_recipe
 from utils.tickets import Ticket, TicketFile
-
-TABLE_HEADER = ("level", "density %", "ticket %", "pool %", "gain", "members (level:share)")
 
 
 class PoolRun:
@@ -36,7 +35,7 @@ class PoolRun:
         self,
         files: Sequence[TicketFile],
         evaluator: Evaluator,
-        method: Method,
+        method: Method | Rival,
         search_num: int,
         seed: int,
         folder: Path,
@@ -127,13 +126,14 @@ class PoolRun:
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
         ticket = self.evaluator.read_ticket(file)
-        score = self.scores.get(file.level)
-        if score is None:
-            score = self.evaluator.validate(ticket.state).accuracy
+        score = self._accuracy(file)
         self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score:.2f}%")
-        start = self._unfinished(file, ticket) or Pool(ticket.state, score, {file.level: 1.0})
-        pool = self._search(file, ticket, start)
-        if self.final_bn_images is not None and len(pool.shares) > 1:
+        if isinstance(self.method, Method):
+            start = self._unfinished(file, ticket) or Pool(ticket.state, score, {file.level: 1.0})
+            pool = self._search(file, ticket, start)
+        else:
+            pool = self.method(*self._members_and_tools(file, ticket))
+        if self.final_bn_images is not None and {*pool.shares} != {file.level}:
             self._recalibrate_finished(pool, file.level)
         entry = self._entry(ticket, score, pool)
         self.entries[file.level] = entry
@@ -142,6 +142,31 @@ class PoolRun:
                 heat_maps.plot_search(entry, tickets.search_plot(self.folder, file.level))
             self._save_pool(ticket, pool, entry, self._sources(file))
             tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
+
+    def _accuracy(self, file: TicketFile) -> float:
+        """On validation images, percent; measured once."""
+        if file.level not in self.scores:
+            self.scores[file.level] = self.evaluator.validate(self.evaluator.read_ticket(file).state).accuracy
+        return self.scores[file.level]
+
+    def _members_and_tools(self, start: TicketFile, ticket: Ticket) -> tuple[list[Member], Tools]:
+        """What a rival of the search works with: a start that is interrupted begins anew."""
+        members = [
+            Member(
+                file.level,
+                lambda file=file: self.evaluator.read_ticket(file).state,
+                lambda file=file: self._accuracy(file),
+            )
+            for file in (start, *self._candidates(start))
+        ]
+        tools = Tools(
+            lambda state, number: self._prune_and_recalibrate(ticket, state, number),
+            lambda state: self.evaluator.validate(state).accuracy,
+            self.evaluator.loss_gradient,
+            lambda pool: self.say(_step_line(pool.steps[-1])),
+            self.say,
+        )
+        return members, tools
 
     def _recalibrate_finished(self, pool: Pool, level: int) -> None:
         """Few images are enough to choose by, but leave their noise in the statistics that the pool is used with."""
@@ -197,7 +222,7 @@ class PoolRun:
         }
 
     def _save_pool(self, ticket: Ticket, pool: Pool, entry: dict[str, Any], sources: list[list]) -> None:
-        grown = len(pool.shares) > 1 and not ticket.is_dense
+        grown = {*pool.shares} != {ticket.level} and not ticket.is_dense
         mask = largest_magnitudes(pool.state, ticket.mask, ticket.kept) if grown else ticket.mask
         content = {
             "state_dict": _on_cpu(apply_mask(pool.state, mask)),
@@ -233,20 +258,7 @@ class PoolRun:
         """Write `pools.json`, `pools.csv` and the picture with the starts that are done."""
         if not self.processes.is_main:
             return
-        entries = [self.entries[level] for level in sorted(self.entries)]
-        starts = [[level, self.digests[level]] for level in sorted(self.entries)]
-        content = {**self.description, "tickets": starts, "pools": entries}
-        checkpoint.save_json(content, self.folder / tickets.POOLS_JSON)
-        if not entries:
-            return
-        columns = [name for name in entries[0] if name not in ("members", "steps", "checkpoint")]
-        rows = [[entry[name] for name in columns] + [_members(entry)] for entry in entries]
-        report.write_csv([*columns, "members"], rows, self.folder / tickets.POOLS_CSV)
-        series = {
-            label: [(entry["density"], entry[f"{label}_test_accuracy"]) for entry in entries]
-            for label in ("ticket", "pool")
-        }
-        report.plot_accuracy(series, self.folder / tickets.POOLS_PLOT)
+        save_table([self.entries[level] for level in sorted(self.entries)], self.description, self.digests, self.folder)
 
 
 def _damaged(path: Path, part: str, start: TicketFile) -> UserError:
@@ -263,23 +275,3 @@ def _step_line(step: Step) -> str:
     scores = "  ".join(f"{coefficient:g}: {score:.2f}" for coefficient, score in tried)
     verdict = f"accepted at {step.coefficient:g}" if step.accepted else "rejected, the pool is better"
     return f"  with level {step.candidate:2d}: {verdict}  ({scores})"
-
-
-def _members(entry: dict[str, Any]) -> str:
-    return " ".join(f"{member['level']}:{member['weight']:.3f}" for member in entry["members"])
-
-
-def results_table(entries: Sequence[dict[str, Any]]) -> str:
-    """One aligned line a start: level, density, test accuracy of ticket and pool, gain, members."""
-    rows = [
-        (
-            entry["level"],
-            f"{100 * entry['density']:.2f}",
-            f"{entry['ticket_test_accuracy']:.2f}",
-            f"{entry['pool_test_accuracy']:.2f}",
-            f"{entry['pool_test_accuracy'] - entry['ticket_test_accuracy']:+.2f}",
-            _members(entry),
-        )
-        for entry in entries
-    ]
-    return report.format_table(TABLE_HEADER, rows)

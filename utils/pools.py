@@ -1,7 +1,8 @@
 """Lottery Pools (Yin et al. 2023, Algorithm 2): the search that turns one ticket and its neighbours into a pool.
 
-Average, SWA and EMA are the same search with other coefficients and another rule of acceptance. All of it works on
-state dicts and two callables, so it pools whatever has a state dict; images and devices are the callables' business.
+Average, SWA and EMA are the same search with other coefficients and another rule of acceptance; its rivals, in modules
+of their own, are told of tickets as `Member` and get `Tools`. All of it works on state dicts and a few callables, so it
+pools whatever has a state dict; images and devices are the callables' business.
 """
 
 import threading
@@ -67,6 +68,36 @@ class Pool:
     score: float
     shares: dict[int, float]
     steps: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A ticket that may become part of a pool: its level, and what reads it and measures its own score."""
+
+    level: int
+    read: Callable[[], State]
+    accuracy: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a method that is no search makes its pool with; `finish`, `score` and `after_step` are as for `search`.
+
+    `loss_gradient` gives the validation loss of a network and its gradient by each parameter; `say` takes a line.
+    """
+
+    finish: Callable[[State, int], State]
+    score: Callable[[State], float]
+    loss_gradient: Callable[[State], tuple[float, State]]
+    after_step: Callable[[Pool], None] = lambda pool: None
+    say: Callable[[str], None] = lambda line: None
+
+
+Rival = Callable[[Sequence[Member], Tools], Pool]  # a pool of members, of which the ticket is the first
+
+
+def ticket_alone(ticket: Member) -> Pool:
+    return Pool(ticket.read(), ticket.accuracy(), {ticket.level: 1.0})
 
 
 def neighbours(levels: Sequence[T], start: T, search_num: int) -> list[T]:

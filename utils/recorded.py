@@ -8,8 +8,8 @@ from typing import Any
 
 from utils import checkpoint, tickets
 from utils.errors import UserError
-from utils.methods import method_label
-from utils.plain_data import misfit
+from utils.methods import ENSEMBLE, method_label
+from utils.plain_data import is_whole, misfit
 from utils.provenance import FREE_FLAGS
 from utils.records import COMPARED, STARTS
 
@@ -22,7 +22,7 @@ class Results:
     """One method's pools in one folder: its label and flags, and its entries of `pools.json` by start.
 
     `digests` are those of the tickets, by level; a file that was written before they were noted has none. `run` is the
-    same number for all results from the same tickets.
+    same number for all results from the same tickets. `ensembles`: they are no networks of their own, but several each.
     """
 
     path: Path
@@ -31,6 +31,7 @@ class Results:
     entries: dict[int, Entry]
     digests: dict[int, str]
     run: int = 0
+    ensembles: bool = False
 
 
 def read_results(folder: Path) -> Results:
@@ -46,7 +47,11 @@ def read_results(folder: Path) -> Results:
     entries = {entry["level"]: entry for entry in content["pools"]}
     if not entries:
         raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
-    return Results(path, label, content["settings"], entries, dict(content.get("tickets", [])))
+    ensembles = content["settings"]["interpolate_method"] == ENSEMBLE
+    if ensembles and (odd := misfit(content, {"pools": [{"networks": is_whole}]})):
+        raise UserError(f"{path} is no list of ensembles: {odd} is missing or odd")
+    digests = dict(content.get("tickets", []))
+    return Results(path, label, content["settings"], entries, digests, ensembles=ensembles)
 
 
 def read_all(folders: Sequence[Path]) -> list[Results]:

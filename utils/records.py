@@ -64,6 +64,19 @@ def is_recipe(value: Any) -> bool:
     return is_plain(value) and not misfit(value, RECIPE) and value.keys() == RECIPE.keys()
 
 
+ENSEMBLE = {
+    **{name: shape for name, shape in RECIPE.items() if name != "checkpoint"},
+    "networks": is_whole,
+    "weights": is_number,
+    "tickets": is_plain,
+}
+
+
+def is_ensemble(value: Any) -> bool:
+    """Whether `value` may be an entry of a pools.json that ensembles wrote."""
+    return is_plain(value) and not misfit(value, ENSEMBLE) and value.keys() == ENSEMBLE.keys()
+
+
 COMPARED = {  # of a pools.json, by `evaluate.py`
     "settings": {"interpolate_method": is_text, "interpolation_value_list": [is_share], "EMA_value": is_share},
     "pools": [

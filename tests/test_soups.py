@@ -1,0 +1,205 @@
+"""Soups and ensembles on small cases, against plain formulas; `learned` against its gradient by hand."""
+
+import math
+
+import pytest
+import torch
+
+from utils.ensembles import averaged
+from utils.learned import learn_shares, learned, mix, stack
+from utils.pools import Member, Tools
+from utils.soups import greedy_soup, uniform_soup
+
+
+def no_gradient(state):
+    raise AssertionError("a soup takes no gradient")
+
+
+def member(level: int, accuracy: float, *weights: float) -> Member:
+    return Member(level, lambda: {"w": torch.tensor(weights), "n": torch.tensor(level)}, lambda: accuracy)
+
+
+def tools(score, finish=lambda state, number: state) -> Tools:
+    return Tools(finish, lambda state: score(state["w"].tolist()), no_gradient)
+
+
+def keep_largest(state, number):
+    """One of two weights, as pruning would."""
+    return {**state, "w": torch.where(state["w"].abs() == state["w"].abs().max(), state["w"], 0.0)}
+
+
+# Uniform soup
+
+
+def test_uniform_soup_is_the_plain_mean_whatever_it_scores():
+    members = [member(2, 90.0, 12.0, 1.0), member(1, 10.0, 0.0, 3.0), member(3, 20.0, 6.0, -5.0)]
+    pool = uniform_soup(members, tools(lambda weights: 1.5))
+    assert pool.state["w"].tolist() == pytest.approx([6.0, -1 / 3])
+    assert pool.state["n"].item() == 2, "integer buffers are the ticket's"
+    assert (pool.score, pool.shares, pool.steps) == (1.5, {2: 1 / 3, 1: 1 / 3, 3: 1 / 3}, [])
+
+
+def test_uniform_soup_is_finished_once_and_from_the_mean_of_whole_tickets():
+    finished = []
+
+    def finish(state, number):
+        finished.append(state["w"].tolist())
+        return keep_largest(state, number)
+
+    # Pruned after each member, the first mean, (2, 3), would lose its first weight: (1/3, 3) in the end.
+    members = [member(0, 0.0, 4.0, 3.0), member(1, 0.0, 0.0, 3.0), member(2, 0.0, 1.0, 3.0)]
+    pool = uniform_soup(members, tools(lambda weights: 0.0, finish))
+    assert finished == [pytest.approx([5 / 3, 3.0])]
+    assert pool.state["w"].tolist() == pytest.approx([0.0, 3.0])
+
+
+@pytest.mark.parametrize("method", [uniform_soup, greedy_soup, lambda *given: learned(*given, 5, 0.1)])
+def test_a_ticket_without_neighbours_is_its_own_pool(method):
+    def nothing_to_do(*args):
+        raise AssertionError("it is as it should be")
+
+    pool = method([member(4, 77.0, 1.0, 2.0)], Tools(nothing_to_do, nothing_to_do, nothing_to_do))
+    assert pool.state["w"].tolist() == [1.0, 2.0]
+    assert (pool.score, pool.shares, pool.steps) == (77.0, {4: 1.0}, [])
+
+
+# Greedy soup
+
+
+def wortsman(order: list[list[float]], score) -> tuple[list[float], list[int]]:
+    """Recipe 1 of the paper on lists: the mean and the places of its ingredients, the best one first."""
+    chosen, best = [0], score(order[0])
+    for place in range(1, len(order)):
+        trial = [*chosen, place]
+        mean = [sum(column) / len(trial) for column in zip(*(order[place] for place in trial), strict=True)]
+        if score(mean) >= best:
+            chosen, best = trial, score(mean)
+    return [sum(column) / len(chosen) for column in zip(*(order[place] for place in chosen), strict=True)], chosen
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_greedy_soup_chooses_as_the_papers_recipe_does(seed):
+    draws = torch.Generator().manual_seed(seed)
+    vectors = torch.randint(-8, 9, (6, 3), generator=draws).float().tolist()
+    target = torch.randint(-4, 5, (3,), generator=draws).tolist()
+
+    def score(weights):
+        return 100 - sum((weight - wanted) ** 2 for weight, wanted in zip(weights, target, strict=True))
+
+    members = [member(level, score(vector), *vector) for level, vector in enumerate(vectors)]
+    order = sorted(range(6), key=lambda level: -score(vectors[level]))
+    mean, chosen = wortsman([vectors[level] for level in order], score)
+    pool = greedy_soup(members, tools(score))
+    assert pool.state["w"].tolist() == pytest.approx(mean, abs=1e-5)
+    assert pool.shares == pytest.approx({order[place]: 1 / len(chosen) for place in chosen})
+    assert pool.score == pytest.approx(score(mean), abs=1e-3)
+    shares = {0: 1.0}
+    for step in pool.steps:
+        if step.accepted:
+            shares = {level: share * step.coefficient for level, share in shares.items()}
+            shares[step.candidate] = 1 - step.coefficient
+    assert {level: share for level, share in shares.items() if share} == pytest.approx(pool.shares)
+
+
+def test_of_equally_accurate_ingredients_the_nearer_is_tried_first():
+    members = [member(3, 50.0, 0.0), member(2, 50.0, 0.0), member(4, 60.0, 0.0), member(1, 60.0, 0.0)]
+    pool = greedy_soup(members, tools(lambda weights: 70.0))
+    assert [step.candidate for step in pool.steps] == [4, 1, 3, 2]
+
+
+def test_greedy_soup_starts_from_its_ticket_where_the_best_is_worse_when_pruned():
+    """The best one, (3, 2.9), loses too much to pruning; its mean with the ticket does not."""
+    members = [member(5, 50.0, 0.0, 2.0), member(0, 80.0, 3.0, 2.9)]
+    scores = {(3.0, 0.0): 49.0, (0.0, 2.45): 51.0}
+    pool = greedy_soup(
+        members, tools(lambda weights: scores[tuple(round(weight, 4) for weight in weights)], keep_largest)
+    )
+    assert [(step.candidate, step.scores, step.accepted) for step in pool.steps] == [
+        (0, [49.0], False),
+        (0, [51.0], True),
+    ]
+    assert pool.shares == {5: 0.5, 0: 0.5}
+    assert pool.state["w"].tolist() == pytest.approx([0.0, 2.45])
+
+
+def test_greedy_soup_never_scores_below_its_ticket():
+    members = [member(5, 50.0, 0.0, 2.0), member(0, 80.0, 3.0, 2.9), member(4, 20.0, 1.0, 1.0)]
+    pool = greedy_soup(members, tools(lambda weights: 49.9))
+    assert (pool.score, pool.shares, pool.state["w"].tolist()) == (50.0, {5: 1.0}, [0.0, 2.0])
+
+
+# Ensemble
+
+
+def test_an_ensemble_averages_probabilities_and_not_logits():
+    logits = [torch.tensor([[8.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.0, 2.0]])]
+    labels = torch.tensor([0, 2])
+    members = [(part.softmax(1), labels) for part in [*logits, logits[1]]]
+    mean, found = averaged(members)
+    expected = [
+        [sum(math.exp(part[image][place]) / sum(map(math.exp, part[image])) for part in rows) / 3 for place in range(3)]
+        for image, rows in enumerate([[part.tolist() for part in [*logits, logits[1]]]] * 2)
+    ]
+    assert torch.allclose(mean, torch.tensor(expected))
+    assert torch.equal(found, labels)
+    assert mean.argmax(1).tolist() == [1, 2]
+    assert sum([*logits, logits[1]]).argmax(1).tolist() == [0, 2], "the mean of logits says otherwise"
+
+
+# Learned
+
+
+def quadratic(target: torch.Tensor):
+    """The loss |w - target|² and its gradient."""
+
+    def loss_gradient(state):
+        gap = state["w"] - target
+        return float(gap.square().sum()), {"w": 2 * gap}
+
+    return loss_gradient
+
+
+def test_a_mixture_is_the_weighted_mean_and_leaves_integers_alone():
+    states = [{"w": torch.tensor([[1.0, 2.0]]), "n": torch.tensor(3)}, {"w": torch.tensor([[5.0, 0.0]])}]
+    stacked = stack(states)
+    assert {*stacked} == {"w"}
+    assert mix(stacked, torch.tensor([0.25, 0.75], dtype=torch.float64))["w"].tolist() == [[4.0, 0.5]]
+
+
+def test_learned_shares_find_the_mixture_that_the_loss_is_least_for():
+    target = torch.tensor([0.6, 0.3, 0.1])
+    members = [Member(level, lambda level=level: {"w": torch.eye(3)[level]}, lambda: 0.0) for level in range(3)]
+    pool = learned(members, Tools(lambda state, number: state, lambda state: 42.0, quadratic(target)), 300, 0.05)
+    assert pool.score == 42.0
+    assert pool.shares == pytest.approx({0: 0.6, 1: 0.3, 2: 0.1}, abs=1e-3)
+    assert pool.state["w"].tolist() == pytest.approx([0.6, 0.3, 0.1], abs=1e-3)
+
+
+def test_no_step_leaves_the_uniform_soup():
+    shares = learn_shares(stack([{"w": torch.eye(4)[place]} for place in range(4)]), {}, None, 0, 0.1)
+    assert shares.tolist() == [0.25] * 4
+
+
+def test_first_step_goes_against_the_gradient_of_the_softmax():
+    """Adam's first step is the learning rate against the gradient's sign: dL/dz_i = p_i (g·w_i - Σ p_j g·w_j)."""
+    stacked = stack([{"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 3.0])}, {"w": torch.tensor([2.0, 2.0])}])
+    ticket, target = {"w": torch.tensor([1.0, 0.0])}, torch.tensor([1.5, 1.0])
+    shares = learn_shares(stacked, ticket, Tools(lambda state, number: state, None, quadratic(target)), 1, 0.01)
+    gradient = 2 * (stacked["w"].mean(0) - target)
+    slopes = stacked["w"] @ gradient
+    logits = -0.01 * (slopes - slopes.mean()).sign()
+    assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1e-6)
+
+
+def test_the_gradient_is_taken_at_the_finished_network_and_passes_through_pruning():
+    """The second weight is pruned, so the loss is of (w, 0); its gradient there still says which member to prefer."""
+    seen = []
+
+    def loss_gradient(state):
+        seen.append(state["w"].tolist())
+        return 0.0, {"w": torch.tensor([0.0, -1.0])}
+
+    states = [{"w": torch.tensor([4.0, 0.0])}, {"w": torch.tensor([4.0, 2.0])}]
+    shares = learn_shares(stack(states), states[0], Tools(keep_largest, None, loss_gradient), 3, 0.1)
+    assert seen[0] == [4.0, 0.0]
+    assert shares[1] > shares[0]

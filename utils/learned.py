@@ -1,0 +1,66 @@
+"""Interpolation weights found by gradient descent on validation images, as in Wortsman et al. 2022 (learned soup).
+
+One weight a member, softmax-parametrised, so that the mixture stays between them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from utils.pools import Member, Pool, Tools, ticket_alone
+from utils.pruning import State
+
+SAID_EVERY = 10  # steps
+
+
+def learned(members: Sequence[Member], tools: Tools, steps: int, learning_rate: float) -> Pool:
+    """The mixture of `members` (the ticket first) with learned shares, finished; accepted whatever it scores.
+
+    Its score is of images that its shares were fitted to, and so too good. All members are in memory together.
+    """
+    if len(members) == 1:
+        return ticket_alone(members[0])
+    ticket = members[0].read()
+    stacked = stack([ticket, *(member.read() for member in members[1:])])
+    shares = learn_shares(stacked, ticket, tools, steps, learning_rate)
+    pool = tools.finish(_detached(mix(stacked, shares), ticket), 1)
+    levels = [member.level for member in members]
+    return Pool(pool, tools.score(pool), dict(zip(levels, shares.tolist(), strict=True)))
+
+
+def learn_shares(stacked: State, ticket: State, tools: Tools, steps: int, learning_rate: float) -> Tensor:
+    """The shares (N, float64) of the networks in `stacked`, `ticket` the first, after `steps` of Adam on the loss.
+
+    Each step mixes, prunes and recalibrates (always on the same images), and takes the gradient at the network that
+    this gives; pruning and batch-norm statistics count as constant (straight through), so a weight that is pruned now
+    still says which way to mix.
+    """
+    logits = torch.zeros(len(next(iter(stacked.values()))), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], learning_rate)
+    for step in range(1, steps + 1):
+        mixture = mix(stacked, logits.softmax(0))
+        loss, gradients = tools.loss_gradient(tools.finish(_detached(mixture, ticket), 1))
+        optimizer.zero_grad()
+        torch.autograd.backward([mixture[name] for name in gradients], [*gradients.values()])
+        optimizer.step()
+        if step % SAID_EVERY == 1 or step == steps:
+            shares = " ".join(f"{share:.3f}" for share in logits.softmax(0).tolist())
+            tools.say(f"  step {step:3d}: validation loss {loss:.4f}, then shares {shares}")
+    return logits.detach().softmax(0)
+
+
+def mix(stacked: Mapping[str, Tensor], shares: Tensor) -> State:
+    """The mean weighted by `shares` (N) over the first dimension of each tensor; gradients flow to the shares."""
+    return {name: torch.tensordot(shares.to(values), values, 1) for name, values in stacked.items()}
+
+
+def stack(states: Sequence[State]) -> State:
+    """All weights and statistics of N networks, by name and along a new first dimension; no integer buffers."""
+    names = [name for name, value in states[0].items() if value.is_floating_point()]
+    return {name: torch.stack([state[name] for state in states]) for name in names}
+
+
+def _detached(mixture: State, ticket: State) -> State:
+    """A state dict: integer buffers are the ticket's."""
+    return {name: mixture[name].detach() if name in mixture else value for name, value in ticket.items()}

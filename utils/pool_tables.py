@@ -1,0 +1,62 @@
+"""What a method made of the tickets of one run, for programs and people: `pools.json`, a CSV, a picture, a table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils import checkpoint, report, tickets
+
+Entry = dict[str, Any]
+NOT_IN_CSV = ("members", "steps", "checkpoint", "tickets")
+
+
+def save_table(entries: Sequence[Entry], description: dict[str, Any], digests: Mapping[int, str], folder: Path) -> None:
+    """Write `pools.json` and, as soon as there is an entry, `pools.csv` and the picture.
+
+    `entries` are in the order of their levels; `digests` are those of the tickets, by level.
+    """
+    starts = [[entry["level"], digests[entry["level"]]] for entry in entries]
+    content = {**description, "tickets": starts, "pools": list(entries)}
+    checkpoint.save_json(content, folder / tickets.POOLS_JSON)
+    if not entries:
+        return
+    columns = [name for name in entries[0] if name not in NOT_IN_CSV]
+    rows = [[entry[name] for name in columns] + [_members(entry)] for entry in entries]
+    report.write_csv([*columns, "members"], rows, folder / tickets.POOLS_CSV)
+    series = {
+        label: [(entry["density"], entry[f"{name}_test_accuracy"]) for entry in entries]
+        for label, name in (("ticket", "ticket"), (_what(entries), "pool"))
+    }
+    report.plot_accuracy(series, folder / tickets.POOLS_PLOT)
+
+
+def results_table(entries: Sequence[Entry]) -> str:
+    """One aligned line a start: level, density, test accuracy of ticket and pool, gain, members.
+
+    Ensembles have their cost too: how many networks run, and how many times the ticket's weights they have together.
+    """
+    costly = _what(entries) == "ensemble"
+    rows = [
+        (
+            entry["level"],
+            f"{100 * entry['density']:.2f}",
+            f"{entry['ticket_test_accuracy']:.2f}",
+            f"{entry['pool_test_accuracy']:.2f}",
+            f"{entry['pool_test_accuracy'] - entry['ticket_test_accuracy']:+.2f}",
+            *((entry["networks"], f"{entry['weights']:.2f}×") if costly else ()),
+            _members(entry),
+        )
+        for entry in entries
+    ]
+    cost = ("networks", "weights") if costly else ()
+    return report.format_table(
+        ("level", "density %", "ticket %", f"{_what(entries)} %", "gain", *cost, "members (level:share)"), rows
+    )
+
+
+def _what(entries: Sequence[Entry]) -> str:
+    return "ensemble" if entries and "networks" in entries[0] else "pool"
+
+
+def _members(entry: Entry) -> str:
+    return " ".join(f"{member['level']}:{member['weight']:.3f}" for member in entry["members"])
