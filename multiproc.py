@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from itertools import pairwise
 from pathlib import Path
 
@@ -79,8 +79,10 @@ class Agent(LocalElasticAgent):
     """torch's agent starts ranks and watches over them; this one also explains failures and leaves nothing behind."""
 
     exit_status = 0
+    killed: frozenset[int] = frozenset()  # ranks of this attempt that were still at work when they were killed here
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
+        self.killed = frozenset()
         ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
         pids = super()._start_workers(worker_group)
         for number in ignored:  # torch has taken those of nohup too
@@ -95,7 +97,7 @@ class Agent(LocalElasticAgent):
         die_of_signals()
         self.exit_status = 0
         if result.is_failed():
-            rank, failure = first_failure(result.failures)
+            rank, failure = first_failure(result.failures, self.killed)
             self.exit_status = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
             if failure.exitcode in SAY_IT_ALL:
                 self._remaining_restarts = 0
@@ -119,21 +121,24 @@ class Agent(LocalElasticAgent):
 
     def kill_ranks(self) -> None:
         """Kill the ranks of this machine with all that they started: each is a process group of its own."""
-        for pid in [worker.id for worker in self.get_worker_group().workers if worker.id]:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+        for worker in self.get_worker_group().workers:
+            if worker.id:
+                if self._pcontext and self._pcontext.subprocess_handlers[worker.local_rank].proc.poll() is None:
+                    self.killed |= {worker.global_rank}
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(worker.id, signal.SIGKILL)
 
 
-def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """The rank that failed first, not one that failed for its sake or that the launcher ended then.
+def first_failure(failures: dict[int, ProcessFailure], killed: Set[int] = frozenset()) -> tuple[int, ProcessFailure]:
+    """The rank that failed first, not one that failed for its sake or that the launcher ended (`killed`) then.
 
     A rank that another hand killed comes first; then the order of the reports that `utils.distributed` writes.
     """
-    first_s = min(failure.timestamp for failure in failures.values())
 
     def order(item: tuple[int, ProcessFailure]) -> tuple:
-        failure, report = item[1], Path(item[1].error_file)
-        ended = failure.exitcode == -signal.SIGTERM or failure.timestamp > first_s + GRACE_S / 2
+        rank, failure = item
+        report = Path(failure.error_file)
+        ended = failure.exitcode == -signal.SIGTERM or rank in killed
         raised = failure.exitcode > 0 or failure.exitcode == -signal.SIGABRT
         return ended, raised, report.stat().st_mtime_ns if report.is_file() else float("inf")
 

@@ -95,12 +95,18 @@ def wait_until(run: Launched, is_so: Callable[[], bool]) -> None:
 
 def wait_for(said: str, run: Launched) -> list[int]:
     """The process numbers of both ranks, as soon as rank 0 has `said` something in its first attempt."""
-    wait_until(run, lambda: len(processes(run.folder)) == 2)
-    ranks = sorted(processes(run.folder), key=processes(run.folder).get)
+    found = {}
+
+    def are_there() -> bool:  # both, and none of their helpers yet
+        found.clear()
+        found.update(processes(run.folder))
+        return len(found) == 2
+
+    wait_until(run, are_there)
     logs = run.folder / "logs"
     pattern = f"*-{run.process.pid}/attempt_0/rank0.stdout.log"
     wait_until(run, lambda: any(said in log.read_text() for log in logs.glob(pattern)))
-    return ranks
+    return sorted(found, key=found.get)
 
 
 def assert_all_end(run: Launched, seconds: float) -> SimpleNamespace:
@@ -115,7 +121,7 @@ def assert_all_end(run: Launched, seconds: float) -> SimpleNamespace:
 @pytest.mark.parametrize("name, victim", [("imp", 0), ("search", 1)])
 def test_a_killed_rank_ends_all_and_a_second_attempt_goes_on(request, start, name, victim):
     script = request.getfixturevalue(name)
-    run = start(*script.command)
+    run = start(*script.command, "-j1")
     os.kill(wait_for(script.early, run)[victim], signal.SIGKILL)
     end = assert_all_end(run, END_S)
     assert end.status == 128 + signal.SIGKILL

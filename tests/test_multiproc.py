@@ -173,19 +173,20 @@ def test_who_failed_first(tmp_path):
         report.write_text('{"message": {"message": "x", "extraInfo": {"timestamp": "100"}}}')
         os.utime(report, ns=(0, 10 - rank))
 
-    def blamed(*failures: tuple[int, int, bool, int]) -> int:
-        found = {}
-        for rank, status, reported, second in failures:
-            found[rank] = ProcessFailure(rank, 1, status, str(reports[rank]) if reported else "")
-            found[rank].timestamp = second
-        return multiproc.first_failure(found)[0]
+    def blamed(*failures: tuple[int, int, bool], killed: frozenset[int] = frozenset()) -> int:
+        found = {
+            rank: ProcessFailure(rank, 1, status, str(reports[rank]) if reported else "")
+            for rank, status, reported in failures
+        }
+        return multiproc.first_failure(found, killed)[0]
 
-    assert blamed((0, 1, True, 100), (1, 1, True, 100)) == 1  # it reported earlier
-    assert blamed((0, -15, False, 100), (1, 7, False, 101)) == 1  # the launcher ended the other
-    assert blamed((0, 1, True, 100), (1, -9, False, 100)) == 1  # the other lost it
-    assert blamed((0, -9, False, 110), (1, 1, True, 100)) == 1  # the launcher had to kill the other
-    assert blamed((1, 7, False, 100), (0, 143, False, 100)) == 1  # the other ended at the launcher's wish
-    assert blamed((0, -6, False, 100), (1, 1, True, 100)) == 1  # NCCL ended the other
+    assert blamed((0, 1, True), (1, 1, True)) == 1  # it reported earlier
+    assert blamed((0, -15, False), (1, 7, False)) == 1  # the launcher ended the other
+    assert blamed((0, 1, True), (1, -9, False)) == 1  # the other lost it
+    assert blamed((0, -9, False), (1, 1, True), killed=frozenset({0})) == 1  # the launcher had to kill the other
+    assert blamed((0, -9, True), (1, -9, False), killed=frozenset({0})) == 1  # which had lost it, and did not end
+    assert blamed((1, 7, False), (0, 143, False)) == 1  # the other ended at the launcher's wish
+    assert blamed((0, -6, False), (1, 1, True)) == 1  # NCCL ended the other
 
 
 def free_port() -> int:

@@ -10,15 +10,12 @@ A script is one process, or one of several that `multiproc.py`, torchrun or Slur
 """
 
 import contextlib
-import ctypes
 import io
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
-import sys
 import time
 import traceback
 import warnings
@@ -35,10 +32,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
+from utils.preemption import die_with_parent
 
 # Slurm's numbers of steps that are no srun: the batch script, 0xfffffffb, an interactive shell, 0xfffffffa, and others.
 SLURM_SPECIAL_STEPS = 0xFFFFFFF0
-PR_SET_PDEATHSIG = 1
 CAUSE_S = 3
 
 
@@ -366,9 +363,8 @@ def wait_for_port(address: str, port: int, timeout_s: float) -> None:
 
 
 def _end_with_launcher() -> None:
-    """Have Linux kill this process when the launcher dies without ending it (SIGKILL, say)."""
-    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent()
 
 
 def _report(error: Exception) -> None:

@@ -1,11 +1,14 @@
 """SIGTERM, by which Slurm and others take a machine back: work is saved, and an exit status of its own says so."""
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
+PR_SET_PDEATHSIG = 1
 STATUS = 75  # EX_TEMPFAIL of sysexits.h: not done, to be tried again
 
 
@@ -54,12 +57,20 @@ def held_back() -> Iterator[None]:
 def end_with_parent(*_) -> None:
     """For a helper process that was forked with the signal held back: let the parent's SIGTERM, and no other, end it.
 
-    Slurm signals helpers too, and their parent needs them until it has saved.
+    Slurm signals helpers too, and their parent needs them until it has saved. When it is killed they die with it, for
+    they hold its connections open, and other processes would wait for it.
     """
+    die_with_parent()
     if hasattr(signal, "sigwaitinfo"):  # else there is no telling who has sent a signal
         threading.Thread(target=_wait_for_parent, daemon=True).start()
     else:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when its parent dies without ending it (by SIGKILL, say)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait_for_parent() -> None:
