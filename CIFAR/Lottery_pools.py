@@ -1,4 +1,4 @@
-"""Turn tickets into stronger ones of the same density: Lottery Pools, SWA, EMA; or look at the line between them.
+"""Turn tickets into stronger ones of the same density: Lottery Pools and its rivals; or look at the line between them.
 
     python Lottery_pools.py --checkpoint DIR --dataset cifar100 --arch resnet18 --interpolate_method Lottery_pools
     python Lottery_pools.py --checkpoint DIR --dataset digits --arch resnet20s --interpolation_value_list 0.5

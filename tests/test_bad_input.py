@@ -1,5 +1,6 @@
 """A user's mistake: exit status 2, one line that names the file or the flag, nothing written and nothing changed."""
 
+import json
 import pickle
 import socket
 import subprocess
@@ -295,6 +296,29 @@ def test_damaged_list_of_pools(pools_fail, tmp_path, content):
     (tmp_path / "pools").mkdir()
     (tmp_path / "pools" / "pools.json").write_text(content)
     assert_names(pools_fail("--save_dir", tmp_path / "pools"), tmp_path / "pools" / "pools.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry: entry.update(networks="many"),
+        lambda entry: entry.update(weights=None),
+        lambda entry: entry.update(level="0"),
+        lambda entry: entry.update(more=1),
+        lambda entry: entry.pop("tickets"),
+        lambda entry: entry["members"].append(3),
+    ],
+)
+def test_damaged_list_of_ensembles(fails, small_tickets, tmp_path, change):
+    method = ["--interpolate_method", "ensemble", "--save_dir", str(tmp_path / "pools")]
+    command = [*SMALL, *method, "--checkpoint", str(small_tickets), "--quiet"]
+    Lottery_pools.main(command)
+    path = tmp_path / "pools" / "pools.json"
+    content = json.loads(path.read_text())
+    change(content["pools"][1])
+    path.write_text(json.dumps(content))
+    assert_names(fails(Lottery_pools, *command), path)
+    assert json.loads(path.read_text())["pools"] == content["pools"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": {}}'])

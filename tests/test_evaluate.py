@@ -244,6 +244,36 @@ def test_folders_of_pools_alone_are_compared_without_images(run, monkeypatch, ca
     assert not (run / "pools/evaluation.json").exists()
 
 
+@pytest.fixture
+def ensembles(run) -> Path:
+    """Ensembles of the run's tickets, two networks at level 0 and three at level 1, beside its pools."""
+    for level, number in (("0", "1"), ("1", "2")):
+        flags = ["--interpolate_method", "ensemble", "--levels", level, "--search_num", number, "--quiet"]
+        Lottery_pools.main([*SMALL, *flags, "--checkpoint", str(run), "--save_dir", str(run / "pools" / number)])
+    first, second = (json.loads((run / "pools" / number / "pools.json").read_text()) for number in "12")
+    first["pools"] += second["pools"]
+    (run / "pools" / "ensemble").mkdir()
+    (run / "pools" / "ensemble" / "pools.json").write_text(json.dumps(first))
+    return run / "pools" / "ensemble"
+
+
+def test_ensembles_stand_beside_pools_with_their_cost(run, ensembles, capsys):
+    capsys.readouterr()
+    evaluate.main([str(run / "pools/interpolate_swa"), str(ensembles), "--save_dir", str(run / "out")])
+    header, _, *rows, gains, networks = capsys.readouterr().out.splitlines()[:-1]
+    assert header.split()[-2:] == ["SWA", "ensemble"]
+    assert [row.split()[-1] for row in rows] == [
+        f"{entry['pool_test_accuracy']:.2f}" for entry in pools_json(ensembles)
+    ]
+    assert gains.split()[:2] == ["mean", "gain"]
+    assert networks.split() == ["networks", "1", "2-3"]
+
+
+def test_pools_alone_have_no_row_of_networks(run, capsys):
+    evaluate.main([str(run / "pools" / name) for name in METHODS])
+    assert "networks" not in capsys.readouterr().out
+
+
 # Corrupted images
 
 
@@ -353,6 +383,20 @@ def test_pool_that_is_gone(evaluation_fails, run):
     path = run / "pools/interpolate_swa/1pool.pth.tar"
     path.unlink()
     assert str(path) in evaluation_fails(run / "pools/interpolate_swa", "--score")
+
+
+def test_ensembles_cannot_be_run_as_networks(evaluation_fails, run, ensembles):
+    for more in (["--score"], [run]):
+        message = evaluation_fails(ensembles, *more)
+        assert str(ensembles) in message and "ensembles" in message
+
+
+@pytest.mark.parametrize("networks", [None, "two", -1, 1.5])
+def test_ensembles_of_an_odd_number(evaluation_fails, ensembles, networks):
+    content = json.loads((ensembles / "pools.json").read_text())
+    content["pools"][1]["networks"] = networks
+    (ensembles / "pools.json").write_text(json.dumps(content))
+    assert "pools[1].networks" in evaluation_fails(ensembles)
 
 
 @pytest.mark.parametrize(

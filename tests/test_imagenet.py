@@ -277,6 +277,36 @@ def test_recalibrated_statistics_agree_to_rounding(imagenet_pools):
             torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["uniform_soup", "greedy_soup", "ensemble", "learned"])
+def test_rivals_over_two_processes(photographs, imagenet_tickets, tmp_path, method):
+    """The same accuracies as one process; learned shares to rounding."""
+    arguments = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH, "--interpolate_method", method]
+    arguments += ["--learned_steps", 3]
+    found = []
+    for processes in (0, 2):
+        folder = tmp_path / str(processes)
+        done = script("Lottery_pools.py", *arguments, "--output_dir", folder, processes=processes)
+        assert done.returncode == 0, done.stderr
+        found.append(entries(folder))
+    for one, two in zip(*found, strict=True):
+        shares = [{member["level"]: member["weight"] for member in entry.pop("members")} for entry in (one, two)]
+        assert shares[0] == pytest.approx(shares[1], abs=1e-5)
+        assert one == two
+
+
+def test_rivals_with_a_start_each_give_the_same(photographs, imagenet_tickets, tmp_path):
+    arguments = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
+    for method in ("greedy_soup", "ensemble"):  # an ensemble's images are shared all the same
+        found = []
+        for processes, more in ((0, ()), (2, ("--parallel", "starts"))):
+            folder = tmp_path / f"{method}{processes}"
+            flags = ["--interpolate_method", method, "--output_dir", folder, *more]
+            done = script("Lottery_pools.py", *arguments, *flags, processes=processes)
+            assert done.returncode == 0, done.stderr
+            found.append(entries(folder))
+        assert found[0] == found[1]
+
+
 def test_connectivity_over_two_processes(photographs, imagenet_tickets, tmp_path):
     arguments = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH, "--interpolate_method", "linear_inter"]
     done = script(

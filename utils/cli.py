@@ -141,7 +141,7 @@ def add_pool_flags(
         type=method_name,
         choices=METHODS,
         default="Lottery_pools",
-        help="how tickets are combined",
+        help="how tickets are combined; ensemble: not at all, their predictions are",
     )
     group.add_argument(
         "--interpolation_value_list",
@@ -199,6 +199,10 @@ def add_pool_flags(
         settings=FAST,
         help=f"the same as {_as_flags(FAST)}: see README for what it changes; flags after it win",
     )
+    _add_pool_folders(parser, tickets_flags, pools_flag)
+
+
+def _add_pool_folders(parser: Parser, tickets_flags: tuple[str, ...], pools_flag: str) -> None:
     group = parser.add_argument_group("files")
     group.add_argument(
         *tickets_flags,

@@ -3,11 +3,13 @@
 One weight a member, softmax-parametrised, so that the mixture stays between them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from utils.errors import UserError
 from utils.pools import Member, Pool, Tools, ticket_alone
 from utils.pruning import State
 
@@ -33,14 +35,18 @@ def learn_shares(stacked: State, ticket: State, tools: Tools, steps: int, learni
     """The shares (N, float64) of the networks in `stacked`, `ticket` the first, after `steps` of Adam on the loss.
 
     Each step mixes, prunes and recalibrates (always on the same images), and takes the gradient at the network that
-    this gives; pruning and batch-norm statistics count as constant (straight through), so a weight that is pruned now
-    still says which way to mix.
+    this gives. Pruning and batch-norm statistics count as constant there (straight through), so that a weight that is
+    pruned now still says which way to mix. All shares are equal at first. Two choices were measured by the validation
+    loss, on tickets of a resnet20s for CIFAR-100: interpolated statistics ended higher (3.133 against 3.052, level 2,
+    5 steps), and so did a start near the ticket (2.932 against 2.921, level 4, 20 steps). UserError where it diverges.
     """
     logits = torch.zeros(len(next(iter(stacked.values()))), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([logits], learning_rate)
     for step in range(1, steps + 1):
         mixture = mix(stacked, logits.softmax(0))
         loss, gradients = tools.loss_gradient(tools.finish(_detached(mixture, ticket), 1))
+        if not math.isfinite(loss):
+            raise UserError(f"learned: the validation loss is {loss} at step {step}: give a smaller --learned_lr")
         optimizer.zero_grad()
         torch.autograd.backward([mixture[name] for name in gradients], [*gradients.values()])
         optimizer.step()
