@@ -125,7 +125,8 @@ def test_gain_of_a_pool_is_tested_on_the_images_that_one_alone_has_right(run, sc
 def test_files_agree_and_pictures_are_drawn(run, scores, tmp_path):
     networks, printed = scores(run)
     out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == sorted(["evaluation.csv", "evaluation.json", *PICTURES])
+    files = ["evaluation.csv", "evaluation.json", "report.html", *PICTURES]
+    assert sorted(path.name for path in out.iterdir()) == sorted(files)
     with (out / "evaluation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["nll"]) for row in rows] == [network["nll"] for network in networks]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from utils import checkpoint, report, score_tables, tickets
@@ -13,10 +14,21 @@ from utils.corruptions import CorruptedImages, counted
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Evaluator, precision_name
 from utils.folders import check_folder
+from utils.methods import CONNECTIVITY
 from utils.networks import NetworkFile, holds_pools
 from utils.provenance import describe_run
 from utils.recorded import read_all
+from utils.report_page import Page, write_page
 from utils.scoring import Scored, read_networks, score_networks
+
+CAPTIONS = {
+    tickets.COMPARISON_PLOT: "Test accuracy against weights remaining; over several runs mean ± deviation",
+    tickets.GAIN_PLOT: "Test accuracy of pools minus that of their tickets; over several runs mean ± deviation",
+    tickets.RELIABILITY_PLOT: "Accuracy against confidence, and how many images there are at each",
+    tickets.CORRUPTIONS_PLOT: "Accuracy by corruption, mean over severities and networks",
+    tickets.CONNECTIVITY_PLOT: "Accuracy and loss on the line between neighbouring levels",
+    tickets.BARRIERS_PLOT: "Barrier between each two levels",
+}
 
 
 def only_compares(args: argparse.Namespace) -> bool:
@@ -26,9 +38,35 @@ def only_compares(args: argparse.Namespace) -> bool:
 
 def compare_recorded(args: argparse.Namespace) -> None:
     """Print and write what the `pools.json` of each folder says."""
-    folder = _results_folder(args)
-    print(report.format_table(*compare(read_all(args.paths), folder)))
-    print(f"tables and pictures are in {folder}")
+    folder, found = _results_folder(args), read_all(args.paths)
+    table = compare(found, folder)
+    page = Page(
+        "Pools and their tickets, as recorded",
+        describe_run(vars(args), torch.device("cpu"), {}),
+        table,
+        pictures=[(CAPTIONS[name], folder / name) for name in (tickets.COMPARISON_PLOT, tickets.GAIN_PLOT)],
+        details=_searches([(one.label, one.path.parent, level) for one in found for level in one.entries]),
+        sources={f"of {one.label}, {one.path}": one.described for one in found},
+    )
+    write_page(page, folder / tickets.REPORT_PAGE)
+    print(report.format_table(*table))
+    print(f"tables and pictures are in {folder}, all of them in {tickets.REPORT_PAGE}")
+
+
+def _searches(pools: Sequence[tuple[str, Path, int]]) -> list[tuple[str, Path]]:
+    """Captions and pictures of the searches of these pools (label, folder, level), and of the lines beside them.
+
+    Only of those that are there.
+    """
+    pictures = [
+        (f"{label} in {folder}: the search from level {level}", tickets.search_plot(folder, level))
+        for label, folder, level in pools
+    ]
+    for place in dict.fromkeys(folder.parent for _, folder, _ in pools):
+        for lines in sorted(place.glob(f"{CONNECTIVITY}*")):
+            names = (tickets.CONNECTIVITY_PLOT, tickets.BARRIERS_PLOT)
+            pictures += [(f"{CAPTIONS[name]}, {lines}", lines / name) for name in names]
+    return [(caption, path) for caption, path in pictures if path.is_file()]
 
 
 def evaluate_networks(
@@ -52,10 +90,9 @@ def evaluate_networks(
     if not processes.is_main:
         return
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
-    print(_write_results(scores, description, folder))
-    for note in _notes(scores, corrupted):
-        print(note)
-    print(f"tables and pictures are in {folder}", flush=True)
+    notes = _notes(scores, corrupted)
+    print("\n".join([report.format_table(*_write_results(scores, description, notes, folder)), *notes]))
+    print(f"tables and pictures are in {folder}, all of them in {tickets.REPORT_PAGE}", flush=True)
 
 
 def _results_folder(args: argparse.Namespace) -> Path:
@@ -64,20 +101,36 @@ def _results_folder(args: argparse.Namespace) -> Path:
     return args.save_dir or (first if first.is_dir() and not holds_pools(first) else first.parent)
 
 
-def _write_results(scores: Sequence[Scored], description: dict[str, Any], folder: Path) -> str:
+def _write_results(
+    scores: Sequence[Scored], description: dict[str, Any], notes: Sequence[str], folder: Path
+) -> report.Table:
     """Write every file of an evaluation into `folder` and return the table."""
     entries = [score_tables.describe_network(scored) for scored in scores]
     groups = score_tables.summarise(entries)
     checkpoint.save_json({**description, "networks": entries, "summary": groups}, folder / tickets.EVALUATION_JSON)
     score_tables.write_networks(entries, folder / tickets.EVALUATION_CSV)
-    report.plot_accuracy(score_tables.accuracy_series(entries), folder / tickets.COMPARISON_PLOT)
-    if gains := score_tables.gain_series(entries):
-        report.plot_gain(gains, folder / tickets.GAIN_PLOT)
-    report.plot_reliability(score_tables.reliability_series(entries), folder / tickets.RELIABILITY_PLOT)
+    drawn = [
+        (tickets.COMPARISON_PLOT, report.plot_accuracy, score_tables.accuracy_series(entries)),
+        (tickets.GAIN_PLOT, report.plot_gain, score_tables.gain_series(entries)),
+        (tickets.RELIABILITY_PLOT, report.plot_reliability, score_tables.reliability_series(entries)),
+    ]
     if entries[0]["corruptions"]:
         score_tables.write_corruptions(entries, folder / tickets.CORRUPTIONS_CSV)
-        report.plot_corruptions(score_tables.corruption_series(entries), folder / tickets.CORRUPTIONS_PLOT)
-    return score_tables.results_table(groups)
+        drawn.append((tickets.CORRUPTIONS_PLOT, report.plot_corruptions, score_tables.corruption_series(entries)))
+    drawn = [(name, plot, series) for name, plot, series in drawn if series]  # without pools there is no gain
+    for name, plot, series in drawn:
+        plot(series, folder / name)
+    pools = [scored.network for scored in scores if scored.network.start]
+    page = Page(
+        "Networks scored on test images",
+        description,
+        table := score_tables.results_table(groups),
+        notes,
+        pictures=[(CAPTIONS[name], folder / name) for name, _, _ in drawn],
+        details=_searches([(pool.method, pool.file.path.parent, pool.level) for pool in pools]),
+    )
+    write_page(page, folder / tickets.REPORT_PAGE)
+    return table
 
 
 def _notes(scores: Sequence[Scored], corrupted: CorruptedImages | None) -> list[str]:

@@ -19,7 +19,7 @@ MAY_DIFFER = {*FREE_FLAGS, "seed", "images"}  # between runs of one experiment; 
 
 @dataclass(frozen=True)
 class Results:
-    """One method's pools in one folder: its label and flags, and its entries of `pools.json` by start.
+    """One method's pools in one folder: its label, `settings` and `versions`, and its entries of `pools.json` by start.
 
     `digests` are those of the tickets, by level; a file that was written before they were noted has none. `run` is the
     same number for all results from the same tickets. `ensembles`: they are no networks of their own, but several each.
@@ -27,7 +27,7 @@ class Results:
 
     path: Path
     label: str
-    settings: dict[str, Any]
+    described: dict[str, Any]
     entries: dict[int, Entry]
     digests: dict[int, str]
     run: int = 0
@@ -50,8 +50,8 @@ def read_results(folder: Path) -> Results:
     ensembles = content["settings"]["interpolate_method"] == ENSEMBLE
     if ensembles and (odd := misfit(content, {"pools": [{"networks": is_whole}]})):
         raise UserError(f"{path} is no list of ensembles: {odd} is missing or odd")
-    digests = dict(content.get("tickets", []))
-    return Results(path, label, content["settings"], entries, digests, ensembles=ensembles)
+    described = {name: content[name] for name in ("settings", "versions")}
+    return Results(path, label, described, entries, dict(content.get("tickets", [])), ensembles=ensembles)
 
 
 def read_all(folders: Sequence[Path]) -> list[Results]:
@@ -103,10 +103,10 @@ def _with_distinct_labels(found: list[Results]) -> list[Results]:
 
 
 def _refuse_unlike(first: Results, other: Results) -> None:
-    for name in sorted((first.settings.keys() & other.settings.keys()) - MAY_DIFFER):
-        values = [results.settings[name] for results in (first, other)]
-        if values[0] != values[1]:
+    flags, others = (results.described["settings"] for results in (first, other))
+    for name in sorted((flags.keys() & others.keys()) - MAY_DIFFER):
+        if flags[name] != others[name]:
             raise UserError(
-                f"{other.path} was made with --{name} {values[1]}, {first.path} with {values[0]}: they are no two runs "
-                f"of {first.label}; compare them in a command each"
+                f"{other.path} was made with --{name} {others[name]}, {first.path} with {flags[name]}: they are no "
+                f"runs of one experiment ({first.label}); compare them in a command each"
             )

@@ -78,6 +78,7 @@ def is_ensemble(value: Any) -> bool:
 
 
 COMPARED = {  # of a pools.json, by `evaluate.py`
+    "versions": is_dict,
     "settings": {"interpolate_method": is_text, "interpolation_value_list": [is_share], "EMA_value": is_share},
     "pools": [
         {

@@ -84,8 +84,8 @@ def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def results_table(groups: Sequence[Entry]) -> str:
-    """One aligned line a group, with the measures that any of them has."""
+def results_table(groups: Sequence[Entry]) -> report.Table:
+    """One row a group, with the measures that any of them has."""
     measures = [measure for measure in MEASURES if any(group[measure[0]] for group in groups)]
     several, paired = any(group["networks"] > 1 for group in groups), any(group["p_values"] for group in groups)
     header = ["level", "density %", "method", *(heading for _, heading, _ in measures)]
@@ -100,7 +100,7 @@ def results_table(groups: Sequence[Entry]) -> str:
         ]
         for group in groups
     ]
-    return report.format_table([*header, *(["runs"] if several else []), *(["p"] if paired else [])], rows)
+    return [*header, *(["runs"] if several else []), *(["p"] if paired else [])], rows
 
 
 def _p_cell(values: Sequence[float]) -> str:
