@@ -21,7 +21,12 @@ from utils.tickets import Ticket, TicketFile
 
 TICKET = "ticket"  # what tables and pictures call one
 CONNECTIVITY = "linear_inter"
-METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", CONNECTIVITY)
+METHODS = {
+    "Lottery_pools": "the greedy search over neighbours and coefficients (Yin et al. 2023); one of 0.5 is averaging",
+    "interpolate_swa": "the running mean of the ticket and its neighbours (Izmailov et al. 2018)",
+    "interpolate_ema": "their exponential moving average, which keeps --EMA_value",
+    CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
+}
 
 
 def method_name(text: str) -> str:
