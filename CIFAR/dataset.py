@@ -20,7 +20,12 @@ from utils import checkpoint
 from utils.errors import UserError, one_line
 from utils.randomness import generator
 
-DATASETS = ("cifar10", "cifar100", "digits", "npz")
+DATASETS = {
+    "cifar10": "60,000 photographs of 32×32 pixels in 10 classes; --data names the folder to download to",
+    "cifar100": "the same in 100 classes",
+    "digits": "scikit-learn's 1,797 handwritten digits of 8×8 pixels, without --data",
+    "npz": "images of your own in the file that --data names: x_train, y_train, x_test, y_test",
+}
 CIFAR_CLASS_NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # as torchvision.datasets names them
 CIFAR_STATISTICS = {
     "cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),

@@ -5,10 +5,12 @@ import argparse
 import torch
 
 from CIFAR.dataset import DATASETS, ImageData, load_data
+from utils.cli import add_list_flag
 from utils.parser import Parser, count, positive
 
 
 def add_data_flags(parser: Parser) -> None:
+    add_list_flag(parser, DATASETS)
     group = parser.add_argument_group("images")
     group.add_argument("--dataset", choices=DATASETS, default="cifar100", help="digits needs no --data")
     group.add_argument(

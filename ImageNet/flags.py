@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ImageNet.dataset import ImageFolders
+from utils.cli import add_list_flag
 from utils.distributed import Processes
 from utils.errors import UserError
 from utils.parser import Parser, count, nonnegative, positive
@@ -12,6 +13,7 @@ PAPER = {"arch": "imagenet_resnet_18", "seed": 17, "batch_size": 1024}
 
 
 def add_data_flags(parser: Parser, data_flag: str = "data") -> None:
+    add_list_flag(parser, {"DIR": "photographs: train, val and, if any, test, and in each of them a folder a class"})
     group = parser.add_argument_group("images")
     group.add_argument(data_flag, type=Path, nargs="?", metavar="DIR", help="folder with train, val and, if any, test")
     group.add_argument("--image_size", type=positive, default=224, metavar="N", help="side of the crops, pixels")

@@ -9,12 +9,18 @@ from models import openlth, resnet, resnet_cifar, vgg
 from models.normalize import normalize_first
 from utils.errors import UserError
 
-_BUILDERS = {arch: family.build for family in (resnet_cifar, resnet, vgg) for arch in family.ARCHS}
+_FAMILIES = (resnet_cifar, resnet, vgg)
+_BUILDERS = {arch: family.build for family in _FAMILIES for arch in family.ARCHS}
+
+
+def described_archs() -> dict[str, str]:
+    """What `--arch` can name, in a few words each: fixed names, then patterns with a depth D and a first width W."""
+    return {**{arch: family.WORDS for family in _FAMILIES for arch in family.ARCHS}, **openlth.PATTERNS}
 
 
 def arch_names() -> list[str]:
-    """What `--arch` can name: fixed names, then patterns with a depth D and an optional first width W."""
-    return [*_BUILDERS, *openlth.PATTERNS]
+    """The names of `described_archs`."""
+    return [*described_archs()]
 
 
 def build(

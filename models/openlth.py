@@ -16,11 +16,17 @@ from torchvision.models.vgg import cfgs
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-PATTERNS = ("cifar_resnet_D[_W]", "cifar_vgg_D", "imagenet_resnet_D[_W]")
-DEPTHS = (
-    "D: 8, 14, 20, … for cifar_resnet; 11, 13, 16, 19 for cifar_vgg; 18, 26, 34, 50, 101, 152, 200 for "
-    "imagenet_resnet; W: the first layer's channels"
-)
+_DEPTHS = {
+    "cifar_resnet": "8, 14, 20, …",
+    "cifar_vgg": "11, 13, 16, 19",
+    "imagenet_resnet": "18, 26, 34, 50, 101, 152, 200",
+}
+PATTERNS = {
+    "cifar_resnet_D[_W]": f"OpenLTH's ResNet for CIFAR; D: {_DEPTHS['cifar_resnet']}; W: first channels, 16 by default",
+    "cifar_vgg_D": f"OpenLTH's VGG; D: {_DEPTHS['cifar_vgg']}",
+    "imagenet_resnet_D[_W]": f"OpenLTH's ResNet for ImageNet; D: {_DEPTHS['imagenet_resnet']}; W: 64 by default",
+}
+DEPTHS = f"D: {'; '.join(f'{depths} for {name}' for name, depths in _DEPTHS.items())}; W: the first layer's channels"
 
 VGG_CONFIGURATIONS = {11: "A", 13: "B", 16: "D", 19: "E"}
 IMAGENET_BLOCKS = {

@@ -3,6 +3,7 @@
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, conv3x3
 
+WORDS = "ResNet for ImageNet, with a stem for small images unless --imagenet_arch (He et al. 2016)"
 ARCHS = {
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet34": (BasicBlock, [3, 4, 6, 3]),

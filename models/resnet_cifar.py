@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, conv3x3
 
+WORDS = "ResNet for CIFAR, three layers of 16, 32 and 64 channels (He et al. 2016)"
 # Blocks in each of the three layers.
 ARCHS = {"resnet20s": 3, "resnet32s": 5, "resnet44s": 7, "resnet56s": 9, "resnet110s": 18}
 

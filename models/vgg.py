@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
+WORDS = "VGG with batch norm, images of 32×32 or more (Simonyan and Zisserman 2015)"
 # The paper's configurations.
 ARCHS = {"vgg11_bn": "A", "vgg13_bn": "B", "vgg16_bn": "D", "vgg19_bn": "E"}
 

@@ -18,7 +18,7 @@ from utils.distributed import SINGLE, Processes, connect, find_place
 from utils.errors import UserError
 from utils.imp import PRUNE_TYPES
 from utils.methods import METHODS, method_name
-from utils.parser import Parser, Preset, count, epochs_list, nonnegative, positive, share
+from utils.parser import Page, Parser, Preset, count, epochs_list, nonnegative, positive, share
 from utils.pools import PAPER_COEFFICIENTS
 from utils.randomness import derive_seed
 
@@ -28,6 +28,19 @@ FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump",
 
 def _as_flags(settings: Mapping[str, Any]) -> str:
     return " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in settings.items())
+
+
+def add_list_flag(parser: Parser, datasets: Mapping[str, str]) -> None:
+    """--list: networks, methods and these data sets, each with a few words."""
+    parts = {"--arch": models.described_archs(), "data sets": datasets, "--interpolate_method": METHODS}
+    width = max(len(name) for names in parts.values() for name in names)
+    lines = [
+        line
+        for title, names in parts.items()
+        for line in (f"{title}:", *(f"  {name:<{width}}  {words}" for name, words in names.items()))
+    ]
+    text = "\n".join(lines)
+    parser.add_argument("--list", action=Page, text=text, help="name networks, data sets and methods, and exit")
 
 
 def add_network_flags(parser: Parser) -> None:

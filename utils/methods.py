@@ -28,7 +28,16 @@ CONNECTIVITY = "linear_inter"
 SOUPS = {"uniform_soup": uniform_soup, "greedy_soup": greedy_soup}
 LEARNED = "learned"
 ENSEMBLE = "ensemble"
-METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", *SOUPS, LEARNED, ENSEMBLE, CONNECTIVITY)
+METHODS = {
+    "Lottery_pools": "the greedy search over neighbours and coefficients (Yin et al. 2023); one of 0.5 is averaging",
+    "interpolate_swa": "the running mean of the ticket and its neighbours (Izmailov et al. 2018)",
+    "interpolate_ema": "their exponential moving average, which keeps --EMA_value",
+    "uniform_soup": "the plain mean of the ticket and its neighbours (Wortsman et al. 2022)",
+    "greedy_soup": "the mean of those that do not lower its accuracy, best ones first (Wortsman et al. 2022)",
+    LEARNED: "weights of the ticket and its neighbours by gradient on validation images",
+    ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
+    CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
+}
 LABELS = {"interpolate_swa": "SWA", **{name: name.replace("_", " ") for name in (*SOUPS, LEARNED, ENSEMBLE)}}
 
 

@@ -42,6 +42,18 @@ class Preset(argparse.Action):
             setattr(namespace, name, value)
 
 
+class Page(argparse.Action):
+    """A flag that prints a text and ends the program, as --help does."""
+
+    def __init__(self, *args, text: str, **kwargs):
+        super().__init__(*args, nargs=0, default=argparse.SUPPRESS, **kwargs)
+        self.text = text
+
+    def __call__(self, parser, namespace, values, option_string=None) -> NoReturn:
+        print(self.text)
+        parser.exit()
+
+
 def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
     """Run a script's `main` and turn a user's mistake into one line on standard error and exit status 2."""
     preemption.handle_sigterm()
