@@ -135,6 +135,9 @@ def add_imp_flags(parser: Parser) -> None:
     group.add_argument(
         "--slim", action="store_true", help="smaller files: masks in a byte a weight, tickets without initial weights"
     )
+    group.add_argument(
+        "--tensorboard", action="store_true", help="write curves for TensorBoard, if it is installed, into tensorboard/"
+    )
     group.add_argument("--resume", action="store_true", help="accepted: a run always goes on where it stopped")
     group.add_argument(
         "--checkpoint",

@@ -29,6 +29,7 @@ from utils.pruning import (
     count_kept,
     count_prunable,
     dense_mask,
+    density,
     prunable_names,
     prune_random,
     prune_smallest,
@@ -73,7 +74,8 @@ class ImpRun:
 
     `data` has the methods of `CIFAR.dataset.ImageData`, `say` takes each line of the log. With several `processes`
     every one of them runs this on its part of the images, and the main one writes. `stop` is asked again and again: as
-    soon as it says so, the epoch is saved as far as it has come and Preempted is raised.
+    soon as it says so, the epoch is saved as far as it has come and Preempted is raised. `note` gets level, epoch (from
+    1) and the numbers of each epoch before it is saved, so that none is missing; after an interruption, some again.
     """
 
     def __init__(
@@ -85,9 +87,10 @@ class ImpRun:
         say: Callable[[str], None],
         processes: Processes = SINGLE,
         stop: Callable[[], bool] = lambda: False,
+        note: Callable[[int, int, Mapping[str, float]], None] = lambda *_: None,
     ):
         self.net, self.data, self.settings, self.files, self.say = net, data, settings, files, say
-        self.stop = stop
+        self.stop, self.note = stop, note
         self.prunable = prunable_names(net, files.prunable)
         self.processes = processes
         self.device = next(net.parameters()).device
@@ -168,6 +171,7 @@ class ImpRun:
         if level == 0 and settings.prune_type == "rewind_lt" and progress.epoch == settings.rewind_epoch:
             progress.rewind = progress.state
             self._write(self.files.save_rewind, progress.rewind, progress.epoch)
+        self._write(self.note, level, progress.epoch, self._numbers(progress, scores))
         is_best = "val_ta" in scores and scores["val_ta"].accuracy > progress.best
         if is_best:
             progress.best = scores["val_ta"].accuracy
@@ -178,6 +182,18 @@ class ImpRun:
             f"level {level} epoch {progress.epoch:3d}/{settings.epochs}  loss {scores['train_ta'].loss:.4f}"
             f"{''.join(accuracies)}{'  best' if is_best else ''}"
         )
+
+    def _numbers(self, progress: Snapshot, scores: Mapping[str, Score]) -> dict[str, float]:
+        """Of the epoch that has just ended, by TensorBoard's tags: losses in nats, accuracies in percent."""
+        steps = self.data.train_batch_count(self.settings.batch_size)
+        numbers = {
+            "learning_rate": self.settings.schedule.learning_rate(progress.epoch - 1, steps - 1, steps),
+            "density": density(progress.mask),
+        }
+        for name, score in scores.items():
+            split = name.removesuffix("_ta")
+            numbers |= {f"loss/{split}": score.loss, f"accuracy/{split}": score.accuracy}
+        return numbers
 
     def _take_stock(self, progress: Snapshot) -> None:
         """Note the weights and the optimizer as they are now."""

@@ -12,6 +12,7 @@ from utils import tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
+from utils.events import Events
 from utils.imp import ImpRun, ImpSettings
 from utils.preemption import deferred
 from utils.provenance import claimed_folder, describe_run
@@ -30,6 +31,7 @@ def run_imp(
     """Find the tickets that the flags ask for, or those of them that an earlier run of the same command did not."""
     settings = imp_settings(args)
     files = layout(_run_folder(args, layout), args.slim)
+    note = Events(files.folder / tickets.EVENTS).write if args.tensorboard else lambda *_: None
     device = next(net.parameters()).device
     description = describe_run(vars(args), device, data.identity, processes.world)
     where = f"{device} in {precision_name(device, args.amp)}"
@@ -41,7 +43,7 @@ def run_imp(
         if processes.is_main:
             files.remove_leftovers()
         with deferred() as stop:
-            ImpRun(net, data, settings, files, say, processes, stop).run()
+            ImpRun(net, data, settings, files, say, processes, stop, note).run()
     if processes.is_main:
         print(f"tickets of {args.pruning_times} levels are in {files.folder}", flush=True)
 

@@ -22,7 +22,7 @@ from utils.records import is_settings
 
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
 FREE_FLAGS = {
-    *("data", "data_url", "save_dir", "checkpoint", "resume", "slim"),
+    *("data", "data_url", "save_dir", "checkpoint", "resume", "slim", "tensorboard"),
     *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout", "deterministic"),
     *("print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
     *("levels", "pairs", "pruning_times", "ticket_tolerance"),

@@ -21,6 +21,7 @@ from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, d
 from utils.records import CHECKPOINT, UNDERWAY
 
 SETTINGS = "settings.json"
+EVENTS = "tensorboard"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
 CONNECTIVITY_JSON, CONNECTIVITY_CSV = "connectivity.json", "connectivity.csv"
 CONNECTIVITY_PLOT, BARRIERS_PLOT = "connectivity.png", "barriers.png"
