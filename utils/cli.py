@@ -156,8 +156,9 @@ def add_pool_flags(
         "--interpolate_method",
         type=method_name,
         choices=METHODS,
+        metavar="METHOD",
         default="Lottery_pools",
-        help="how tickets are combined; ensemble: not at all, their predictions are",
+        help=f"how tickets are combined: {', '.join(METHODS)}; --list says more",
     )
     group.add_argument(
         "--interpolation_value_list",
