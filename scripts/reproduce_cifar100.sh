@@ -15,7 +15,7 @@
 set -euo pipefail
 case ${SCALE:=cpu} in
   cpu)
-    : "${ARCHS:=resnet20s}" "${LEVELS:=8}" "${EPOCHS:=20}" "${EVAL_FREQ:=5}" "${IMAGES:=10000}" "${VAL_IMAGES:=2000}"
+    : "${ARCHS:=resnet20s}" "${LEVELS:=8}" "${EPOCHS:=12}" "${EVAL_FREQ:=6}" "${IMAGES:=10000}" "${VAL_IMAGES:=2000}"
     : "${JOBS:=3}" "${IMP_FLAGS:=--amp}" "${POOL_FLAGS:=--fast}"
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # a network on each core is faster than each network on all of them
     ;;
