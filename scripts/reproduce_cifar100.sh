@@ -16,7 +16,7 @@ set -euo pipefail
 case ${SCALE:=cpu} in
   cpu)
     : "${ARCHS:=resnet20s}" "${LEVELS:=8}" "${EPOCHS:=12}" "${EVAL_FREQ:=6}" "${IMAGES:=10000}" "${VAL_IMAGES:=2000}"
-    : "${JOBS:=3}" "${IMP_FLAGS:=--amp}" "${POOL_FLAGS:=--fast}"
+    : "${JOBS:=3}" "${IMP_FLAGS:=--amp --batch_size 64}" "${POOL_FLAGS:=--fast}"
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # a network on each core is faster than each network on all of them
     ;;
   gpu)
