@@ -19,11 +19,8 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from benchmarks import measure
-from CIFAR import Lottery_pools
-from utils import checkpoint
+from benchmarks import measure, variants
 from utils.figures import STYLES
-from utils.tickets import POOLS_JSON
 
 REFERENCE = "reference"
 BN_IMAGES = (64, 128, 256, 512, 1024, 2048)
@@ -42,48 +39,14 @@ SHORTCUTS = {
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tickets", type=Path, nargs="+", required=True, metavar="DIR")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--val_images", type=int, required=True)
-    parser.add_argument("--arch", default="resnet20s")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--search_num", type=int, default=2)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[41], help="of the search: other images recalibrate")
+    variants.add_flags(parser)
     parser.add_argument("--shortcuts", nargs="+", choices=SHORTCUTS, default=list(SHORTCUTS), metavar="NAME")
-    parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
     return parser
 
 
-def entries(args: argparse.Namespace, name: str) -> list[dict]:
-    """The pools of all folders and seeds by one shortcut, searched now where they are not there yet."""
-    found = []
-    for tickets in args.tickets:
-        for seed in args.seeds:
-            folder = args.work / f"{tickets.name} {seed} {name}".replace(" ", "_").replace(",", "")
-            flags = {
-                "dataset": "npz",
-                "data": args.data,
-                "val_images": args.val_images,
-                "arch": args.arch,
-                "device": args.device,
-                "search_num": args.search_num,
-                "seed": seed,
-                "checkpoint": tickets,
-                "save_dir": folder,
-            }
-            Lottery_pools.main([*measure.argv(flags), *SHORTCUTS[name]])
-            found += checkpoint.load_json(folder / POOLS_JSON)["pools"]
-    return found
-
-
-def compare(found: list[dict], reference: list[dict]) -> dict[str, float]:
+def compare(found: list[dict], reference: list[dict]) -> dict:
     """How the pools of a shortcut stand against those of the reference, start by start."""
     firsts = [(mine["steps"][0], theirs["steps"][0]) for mine, theirs in zip(found, reference, strict=True)]
-    differences = [
-        mine["pool_test_accuracy"] - theirs["pool_test_accuracy"] for mine, theirs in zip(found, reference, strict=True)
-    ]
-    gains = [entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in found]
     whole = [pair for pair in firsts if None not in pair[0]["scores"]]
     return {
         "starts": len(found),
@@ -95,10 +58,8 @@ def compare(found: list[dict], reference: list[dict]) -> dict[str, float]:
         "scored": statistics.mean(
             sum(score is not None for score in step["scores"]) for entry in found for step in entry["steps"]
         ),
-        "gain": statistics.mean(gains),
-        "differences": differences,
-        "difference": statistics.mean(differences),
-        "difference_error": statistics.stdev(differences) / len(differences) ** 0.5,
+        "gain": variants.gain(found),
+        **variants.paired(found, reference),
     }
 
 
@@ -135,7 +96,8 @@ def plot(results: dict[str, dict], path: Path) -> None:
 
 def main() -> None:
     args = build_parser().parse_args()
-    pools = {name: entries(args, name) for name in dict.fromkeys([REFERENCE, *args.shortcuts])}
+    names = dict.fromkeys([REFERENCE, *args.shortcuts])
+    pools = {name: sum(variants.pools(args, name, SHORTCUTS[name]), []) for name in names}
     results = {name: compare(found, pools[REFERENCE]) for name, found in pools.items()}
     rows = [
         [

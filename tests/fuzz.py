@@ -50,6 +50,7 @@ from utils.pool_runs import PoolRun
 from utils.pools import Pool, greedy
 from utils.provenance import claimed_folder
 from utils.pruning import dense_mask
+from utils.studies import Study
 from utils.tickets import OpenlthRunFiles, RunFiles, TicketFile
 from utils.training import Schedule, make_optimizer
 
@@ -157,10 +158,7 @@ def pool_run(folder: Path) -> tuple[PoolRun, Evaluator]:
     description = {"settings": {"seed": 41, "interpolate_method": "Lottery_pools"}, "versions": {}}
     description["settings"] |= {"interpolation_value_list": [0.5], "EMA_value": 0.95}
     digests = {file.level: "digest" for file in files}
-    run = PoolRun(
-        files, evaluator, greedy([0.5]), 1, 41, folder / "pools", description, lambda line: None, digests, dict
-    )
-    return run, evaluator
+    return PoolRun(Study(files, evaluator, 1, 41, folder / "pools", description, digests), greedy([0.5])), evaluator
 
 
 def connectivity_run(folder: Path, evaluator: Evaluator) -> ConnectivityRun:
@@ -168,7 +166,7 @@ def connectivity_run(folder: Path, evaluator: Evaluator) -> ConnectivityRun:
     files, settings = tickets.find_tickets(folder / "cifar"), {"seed": 41}
     digests = {file.level: "digest" for file in files}
     description = {"settings": settings, "versions": {}}
-    return ConnectivityRun(files, evaluator, 41, folder / "lines", description, lambda line: None, digests, dict)
+    return ConnectivityRun(Study(files, evaluator, 1, 41, folder / "lines", description, digests))
 
 
 def subjects(folder: Path) -> list[Subject]:

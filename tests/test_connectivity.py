@@ -7,6 +7,7 @@ from utils import checkpoint
 from utils.connectivity import ConnectivityRun, barrier, walk
 from utils.distributed import SINGLE
 from utils.evaluation import Score
+from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
 
 
@@ -116,7 +117,7 @@ def connect(tmp_path, monkeypatch):
         files = [TicketFile(level, Path(f"{level}.pth")) for level in levels]
         description = {"settings": {}, "versions": {}}
         digests = {level: str(level) for level in levels}
-        run = ConnectivityRun(files, evaluator, 41, tmp_path, description, lambda line: None, digests, dict, pairs)
+        run = ConnectivityRun(Study(files, evaluator, 1, 41, tmp_path, description, digests), pairs)
         drawn.clear()
         entries = run.run([0.5], levels if chosen is None else chosen)
         evaluator.drawn = dict(drawn)

@@ -7,7 +7,8 @@ from utils import checkpoint
 from utils.distributed import SINGLE
 from utils.evaluation import Score
 from utils.pool_runs import PoolRun
-from utils.pools import PAPER_COEFFICIENTS, Pool, ema, greedy, neighbours, search, swa
+from utils.pools import PAPER_COEFFICIENTS, Pool, ema, even_out, greedy, neighbours, search, swa
+from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
 from utils.workers import Workers
 
@@ -306,22 +307,24 @@ def algorithm_2(start: list[float], tickets: list[list[float]], coefficients: li
     return pool, pool_score, decisions
 
 
-def finish_run(ticket: Ticket, folder: Path, tickets: list[Ticket], score, method, search_num: int = 19):
+def finish_run(
+    ticket: Ticket, folder: Path, tickets: list[Ticket], score, method, search_num: int = 19, loss=None, **choices
+):
     """The entry in `pools.json` and the pool's file of one start, with `score` (of a list of weights) as validation."""
-    evaluator = FakeEvaluator(tickets, score)
+    evaluator = FakeEvaluator(tickets, score, loss or (lambda weights: 0.0))
     description, digests = {"settings": {}, "versions": {}}, {file.level: "" for file in evaluator.files}
-    run = PoolRun(evaluator.files, evaluator, method, search_num, 41, folder, description, print, digests, dict)
-    (entry,) = run.run([ticket.level])
+    study = Study(evaluator.files, evaluator, search_num, 41, folder, description, digests)
+    (entry,) = PoolRun(study, method, **choices).run([ticket.level])
     return entry, checkpoint.load(folder / entry["checkpoint"]), evaluator
 
 
 class FakeEvaluator:
-    """Tickets in memory; validation is a function of the weights, test accuracy is always 0."""
+    """Tickets in memory; validation is functions of the weights, test accuracy is always 0."""
 
-    def __init__(self, tickets: list[Ticket], score):
+    def __init__(self, tickets: list[Ticket], score, loss):
         self.tickets = {ticket.level: ticket for ticket in tickets}
         self.files = [TicketFile(ticket.level, ticket.path) for ticket in tickets]
-        self.score, self.purposes, self.tested, self.processes = score, [], 0, SINGLE
+        self.score, self.loss, self.purposes, self.tested, self.processes = score, loss, [], 0, SINGLE
         self.workers, self.net = Workers(1), torch.nn.Identity()
 
     def read_ticket(self, file: TicketFile) -> Ticket:
@@ -335,7 +338,8 @@ class FakeEvaluator:
         return self.to_device(values)
 
     def validate(self, values) -> Score:
-        return Score(self.score(values["w"].tolist()), 100, 0.0)
+        weights = values["w"].tolist()
+        return Score(self.score(weights), 100, 100 * self.loss(weights))
 
     def test(self, values) -> Score:
         self.tested += 1
@@ -429,3 +433,111 @@ def test_a_pool_that_nothing_joined_is_its_ticket(tmp_path):
     assert content["state_dict"]["w"].tolist() == [-7.0, 0.0, 6.0]
     assert entry["members"] == [{"level": 1, "weight": 1.0}]
     assert (entry["ticket_val_accuracy"], entry["pool_val_accuracy"]) == (1.0, 1.0)
+
+
+# Departures from the paper's search
+
+
+@pytest.mark.parametrize("score, accepted", [(8.5, True), (8.4, False)])
+def test_a_margin_must_be_reached(score, accepted):
+    trial = score_of({4.0: score})
+    pool = search(start_from(8.0, score=8.0), readers({1: state(0.0)}), greedy([0.5], margin=0.5), unfinished, trial)
+    assert pool.steps[0].accepted is accepted
+
+
+def test_a_second_pass_tries_every_candidate_again_on_other_images():
+    numbers = []
+
+    def finish(trial, number):
+        numbers.append(number)
+        return trial
+
+    pool = search(
+        start_from(8.0), readers({1: state(0.0), 2: state(2.0)}), greedy([0.5], passes=2), finish, lambda trial: 1.0
+    )
+    # 8 → 4 → 3, then 1.5 → 1.75.
+    assert pool.state["w"].item() == 1.75
+    assert [step.candidate for step in pool.steps] == [1, 2, 1, 2]
+    assert numbers == [1, 2, 3, 4]
+    assert pool.shares == {0: 0.0625, 1: 0.3125, 2: 0.625}
+
+
+@pytest.mark.parametrize("score, accepted", [(5.0, True), (4.9, False)])
+def test_evening_out_takes_the_mean_of_the_members_unless_it_is_worse(score, accepted):
+    pool = Pool(state(3.0), 5.0, {0: 0.75, 2: 0.25}, [])
+    members = readers({0: state(4.0), 1: state(50.0), 2: state(0.0)})
+    even_out(pool, members, unfinished, score_of({2.0: score}))
+    assert (pool.state["w"].item(), pool.score) == ((2.0, score) if accepted else (3.0, 5.0))
+    assert pool.shares == ({0: 0.5, 2: 0.5} if accepted else {0: 0.75, 2: 0.25})
+    step = pool.steps[-1]
+    assert (step.candidate, step.coefficients, step.scores, step.accepted) == (0, [0.0], [score], accepted)
+
+
+def test_an_interrupted_search_with_all_departures_goes_on_to_the_same_pool(tmp_path, monkeypatch):
+    tickets = [make_ticket(level, [1.0 + level, 4.0 - level], [1, 1]) for level in range(4)]
+    choices = {"select_by": "loss", "order": "best", "loss": lambda weights: abs(sum(weights) - 4.5 - weights[0] / 9)}
+    method = greedy([0.25, 0.75], passes=2, even_out=True)
+    whole, _, _ = finish_run(tickets[1], tmp_path / "whole", tickets, lambda weights: 1, method, **choices)
+    assert len(whole["steps"]) == 7
+    save = PoolRun._save_unfinished
+    for stop in range(1, 8):
+
+        def save_and_stop(run, file, pool, stop=stop):
+            save(run, file, pool)
+            if len(pool.steps) == stop:
+                raise KeyboardInterrupt
+
+        folder = tmp_path / f"stopped{stop}"
+        monkeypatch.setattr(PoolRun, "_save_unfinished", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            finish_run(tickets[1], folder, tickets, lambda weights: 1, method, **choices)
+        monkeypatch.setattr(PoolRun, "_save_unfinished", save)
+        again, _, _ = finish_run(tickets[1], folder, tickets, lambda weights: 1, method, **choices)
+        assert again == whole
+
+
+def test_by_loss_the_lower_one_wins_whatever_the_accuracy(tmp_path):
+    tickets = [make_ticket(0, [8.0], [1]), make_ticket(1, [0.0], [1])]
+    losses, correct = {8.0: 2.0, 6.0: 1.5, 4.0: 1.0, 2.0: 1.75}, {8.0: 60, 6.0: 90, 4.0: 50, 2.0: 40}
+    entry, content, _ = finish_run(
+        tickets[0],
+        tmp_path,
+        tickets,
+        lambda weights: correct[weights[0]],
+        greedy([0.25, 0.5, 0.75]),
+        loss=lambda weights: losses[weights[0]],
+        select_by="loss",
+    )
+    assert content["state_dict"]["w"].item() == 4.0
+    assert entry["steps"][0]["scores"] == [-1.75, -1.0, -1.5]
+    assert (entry["ticket_val_accuracy"], entry["pool_val_accuracy"]) == (60.0, 50.0)
+
+
+def test_a_loss_that_is_no_number_loses(tmp_path):
+    tickets = [make_ticket(0, [8.0], [1]), make_ticket(1, [0.0], [1])]
+    entry, content, _ = finish_run(
+        tickets[0],
+        tmp_path,
+        tickets,
+        lambda weights: 1,
+        greedy([0.5]),
+        loss=lambda weights: 2.0 if weights == [8.0] else float("nan"),
+        select_by="loss",
+    )
+    assert content["state_dict"]["w"].item() == 8.0
+    assert not entry["steps"][0]["accepted"]
+
+
+def test_the_best_candidates_of_the_nearest_come_first(tmp_path):
+    tickets = [make_ticket(level, [float(level), 9.0], [1, 1]) for level in range(5)]
+    order = {0: 70, 1: 30, 2: 50, 3: 90, 4: 99}
+    entry, _, _ = finish_run(
+        tickets[1],
+        tmp_path,
+        tickets,
+        lambda weights: order.get(weights[0], 0),
+        greedy([0.5]),
+        search_num=3,
+        order="best",
+    )
+    assert [step["candidate"] for step in entry["steps"]] == [3, 0, 2]

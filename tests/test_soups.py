@@ -12,7 +12,7 @@ from CIFAR.dataset import load_data
 from utils.ensembles import averaged
 from utils.errors import UserError
 from utils.evaluation import Evaluator
-from utils.learned import learn_shares, learned, mix, stack
+from utils.learned import GROUPS, learn_shares, learned, mix, stack
 from utils.pools import Member, Tools
 from utils.soups import greedy_soup, uniform_soup
 
@@ -169,7 +169,7 @@ def test_a_mixture_is_the_weighted_mean_and_leaves_integers_alone():
     states = [{"w": torch.tensor([[1.0, 2.0]]), "n": torch.tensor(3)}, {"w": torch.tensor([[5.0, 0.0]])}]
     stacked = stack(states)
     assert {*stacked} == {"w"}
-    assert mix(stacked, torch.tensor([0.25, 0.75], dtype=torch.float64))["w"].tolist() == [[4.0, 0.5]]
+    assert mix(stacked, {"w": torch.tensor([0.25, 0.75], dtype=torch.float64)})["w"].tolist() == [[4.0, 0.5]]
 
 
 def test_learned_shares_find_the_mixture_that_the_loss_is_least_for():
@@ -181,9 +181,40 @@ def test_learned_shares_find_the_mixture_that_the_loss_is_least_for():
     assert pool.state["w"].tolist() == pytest.approx([0.6, 0.3, 0.1], abs=1e-3)
 
 
+@pytest.mark.parametrize("per, shares", [("network", [0.5, 0.5]), ("block", [0.9, 0.1]), ("layer", [0.9, 0.1])])
+def test_each_group_of_tensors_has_shares_of_its_own(per, shares):
+    """Two tensors of one size want opposite members."""
+    names, ends = ["1.0.conv.weight", "1.1.conv.weight"], [{}, {}]
+    for place, end in enumerate(ends):
+        end.update({name: torch.eye(2)[place] for name in names})
+    targets = dict(zip(names, (torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.9])), strict=True))
+
+    def loss_gradient(state):
+        gaps = {name: state[name] - target for name, target in targets.items()}
+        return sum(float(gap.square().sum()) for gap in gaps.values()), {name: 2 * gap for name, gap in gaps.items()}
+
+    tools = Tools(lambda state, number: state, lambda state: 1.0, loss_gradient)
+    learnt = learn_shares(stack(ends), ends[0], tools, 300, 0.05, GROUPS[per])
+    assert learnt[names[0]].tolist() == pytest.approx(shares, abs=1e-2)
+    assert learnt[names[1]].tolist() == pytest.approx(shares[::-1], abs=1e-2)
+    members = [Member(level, lambda level=level: ends[level], lambda: 0.0) for level in range(2)]
+    pool = learned(members, tools, 300, 0.05, GROUPS[per])
+    assert pool.shares == pytest.approx({0: 0.5, 1: 0.5}, abs=1e-2), "the mean over the weights"
+
+
+def test_groups_are_the_whole_network_its_blocks_or_its_layers():
+    names = ["conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.bias", "layer1.1.conv1.weight", "fc.bias"]
+    found = {per: [GROUPS[per](name) for name in names] for per in GROUPS}
+    assert found == {
+        "network": [""] * 5,
+        "block": ["conv1", "layer1.0", "layer1.0", "layer1.1", "fc"],
+        "layer": ["conv1", "layer1.0.conv1", "layer1.0.bn1", "layer1.1.conv1", "fc"],
+    }
+
+
 def test_no_step_leaves_the_uniform_soup():
     shares = learn_shares(stack([{"w": torch.eye(4)[place]} for place in range(4)]), {}, None, 0, 0.1)
-    assert shares.tolist() == [0.25] * 4
+    assert shares["w"].tolist() == [0.25] * 4
 
 
 def test_first_step_goes_against_the_gradient_of_the_softmax():
@@ -194,7 +225,7 @@ def test_first_step_goes_against_the_gradient_of_the_softmax():
     gradient = 2 * (stacked["w"].mean(0) - target)
     slopes = stacked["w"] @ gradient
     logits = -0.01 * (slopes - slopes.mean()).sign()
-    assert shares.tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1e-6)
+    assert shares["w"].tolist() == pytest.approx(logits.softmax(0).tolist(), abs=1e-6)
 
 
 def test_the_gradient_is_taken_at_the_finished_network_and_passes_through_pruning():
@@ -208,7 +239,7 @@ def test_the_gradient_is_taken_at_the_finished_network_and_passes_through_prunin
     states = [{"w": torch.tensor([4.0, 0.0])}, {"w": torch.tensor([4.0, 2.0])}]
     shares = learn_shares(stack(states), states[0], Tools(keep_largest, None, loss_gradient), 3, 0.1)
     assert seen[0] == [4.0, 0.0]
-    assert shares[1] > shares[0]
+    assert shares["w"][1] > shares["w"][0]
 
 
 def test_a_loss_that_diverges_is_said():

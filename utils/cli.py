@@ -16,11 +16,15 @@ from utils.coefficients import SEARCHES
 from utils.connectivity import PAIRS
 from utils.distributed import SINGLE, Processes, connect, find_place
 from utils.errors import UserError
+from utils.evaluation import SELECTIONS
 from utils.imp import PRUNE_TYPES
+from utils.learned import GROUPS
 from utils.methods import METHODS, method_name
 from utils.parser import Page, Parser, Preset, count, epochs_list, nonnegative, positive, share
+from utils.pool_runs import ORDERS
 from utils.pools import PAPER_COEFFICIENTS
 from utils.randomness import derive_seed
+from utils.recipes import PAPER
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
 FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}
@@ -216,7 +220,45 @@ def add_pool_flags(
         settings=FAST,
         help=f"the same as {_as_flags(FAST)}: see README for what it changes; flags after it win",
     )
+    _add_recipe_flags(parser)
     _add_pool_folders(parser, tickets_flags, pools_flag)
+
+
+def _add_recipe_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("departures from the paper's search, all off by default")
+    group.add_argument(
+        "--select_by",
+        choices=SELECTIONS,
+        default=PAPER["select_by"],
+        help="which network is better, on validation images: the one of higher accuracy, or of lower loss",
+    )
+    group.add_argument(
+        "--accept_margin",
+        type=nonnegative,
+        default=PAPER["accept_margin"],
+        metavar="P",
+        help="a candidate must raise the pool's accuracy by P points (with --select_by loss: lower its loss by P nats)",
+    )
+    group.add_argument(
+        "--order",
+        choices=ORDERS,
+        default=PAPER["order"],
+        help="try the nearest candidates first, or of these the best ones on validation images",
+    )
+    group.add_argument(
+        "--passes", type=positive, default=PAPER["passes"], metavar="N", help="try all candidates N times in turn"
+    )
+    group.add_argument(
+        "--even_out",
+        action="store_true",
+        help="at the end, try the plain mean of the tickets in the pool, and take it if it is no worse",
+    )
+    group.add_argument(
+        "--learned_per",
+        choices=GROUPS,
+        default=PAPER["learned_per"],
+        help="learned has weights for the network, or for each block or layer",
+    )
 
 
 def _add_pool_folders(parser: Parser, tickets_flags: tuple[str, ...], pools_flag: str) -> None:

@@ -1,18 +1,17 @@
 """Linear mode connectivity (Frankle et al. 2020): accuracy and loss along the line between two tickets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import Any
 
 from utils import checkpoint, heat_maps, report, tickets
 from utils.errors import UserError
-from utils.evaluation import Evaluator, Score
+from utils.evaluation import Score
 from utils.interpolation import interpolate
 from utils.plain_data import misfit
-from utils.provenance import claimed_folder
 from utils.pruning import State
 from utils.records import is_line
+from utils.studies import Study
 from utils.tickets import TicketFile
 
 PAIRS = {"neighbours": pairwise, "all": lambda files: combinations(files, 2)}  # what --pairs names
@@ -44,56 +43,38 @@ def barrier(coefficients: Sequence[float], losses: Sequence[float]) -> float:
 
 
 class ConnectivityRun:
-    """The line between neighbouring levels of `files`, or between any two (`pairs`, of PAIRS), into `folder`.
+    """The line between neighbouring levels of a study, or between any two (`pairs`, of PAIRS).
 
     Batch norm is recalibrated at every point, at both ends too, so that the curve shows what the weights do alone; an
     end may therefore differ a little from its ticket, which has the statistics of its training. Nothing is pruned.
-    `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log;
-    `check_tickets` is called before anything is built on them.
     """
 
-    def __init__(
-        self,
-        files: Sequence[TicketFile],
-        evaluator: Evaluator,
-        seed: int,
-        folder: Path,
-        description: dict[str, Any],
-        say: Callable[[str], None],
-        digests: Mapping[int, str],
-        check_tickets: Callable[[], Any],
-        pairs: str = "neighbours",
-    ):
-        self.pairs = pairs
-        self.files, self.evaluator, self.seed, self.digests = files, evaluator, seed, digests
-        self.folder, self.description, self.say, self.check_tickets = folder, description, say, check_tickets
+    def __init__(self, study: Study, pairs: str = "neighbours"):
+        self.study, self.evaluator, self.pairs = study, study.evaluator, pairs
 
     def run(self, coefficients: Sequence[float], levels: Sequence[int]) -> list[dict[str, Any]]:
         """Walk every pair not walked yet: neighbours whose denser ticket is of `levels`, or all pairs among `levels`.
 
         Returns the entries of `connectivity.json`: all pairs that are there by then.
         """
-        if len(self.files) < 2:
+        if len(self.study.files) < 2:
             raise UserError("a line needs two tickets: --checkpoint names a folder with one")
-        path, processes = self.folder / tickets.CONNECTIVITY_JSON, self.evaluator.processes
-        with claimed_folder(path, self.description, processes, paths=[]) as found:
-            if processes.is_main:
-                checkpoint.remove_leftovers(self.folder)
-            return self._run(coefficients, levels, self._finished(found, path))
+        with self.study.claimed(tickets.CONNECTIVITY_JSON, paths=[]) as found:
+            return self._run(coefficients, levels, self._finished(found))
 
     def _run(
         self, coefficients: Sequence[float], levels: Sequence[int], done: dict[tuple[int, int], dict[str, Any]]
     ) -> list[dict[str, Any]]:
         wanted = {_levels(pair): pair for pair in self._wanted(levels)}
         if wanted.keys() - done.keys():
-            self.check_tickets()
+            self.study.check_tickets()
         for key, pair in wanted.items():
             if key not in done:
                 done[key] = self._walk_pair(*pair, coefficients)
-            self.say(f"levels {key[0]} and {key[1]}: barrier {done[key]['barrier']:.4f}")
+            self.study.say(f"levels {key[0]} and {key[1]}: barrier {done[key]['barrier']:.4f}")
             self._save([done[key] for key in sorted(done)])
         entries = [done[key] for key in sorted(done)]
-        if entries and self.evaluator.processes.is_main:
+        if entries and self.study.processes.is_main:
             self._draw(entries)
         return entries
 
@@ -101,37 +82,32 @@ class ConnectivityRun:
         """With neighbours, a level stands for the line to the next one; of all pairs, for those among the levels."""
         return [
             (first, second)
-            for first, second in PAIRS[self.pairs](self.files)
+            for first, second in PAIRS[self.pairs](self.study.files)
             if first.level in levels and (self.pairs == "neighbours" or second.level in levels)
         ]
 
-    def _finished(self, found: dict[str, Any], path: Path) -> dict[tuple[int, int], dict[str, Any]]:
-        """By their levels, the pairs that an earlier run walked and whose tickets are the same.
-
-        They are those in `found`, which `path` holds.
-        """
+    def _finished(self, found: dict[str, Any]) -> dict[tuple[int, int], dict[str, Any]]:
+        """By their levels, the pairs in `found`, which an earlier run walked, whose tickets are the same now."""
         if odd := misfit(found, {"paths": [is_line]}):
-            raise UserError(f"{path} is damaged ({odd}): move it away")
-        known = {_levels(pair): self._tickets(*pair) for pair in combinations(self.files, 2)}
+            raise UserError(f"{self.study.folder / tickets.CONNECTIVITY_JSON} is damaged ({odd}): move it away")
+        known = {_levels(pair): self.study.sources(*pair) for pair in combinations(self.study.files, 2)}
         entries = {(entry["levels"][0], entry["levels"][1]): entry for entry in found["paths"]}
         return {key: entry for key, entry in entries.items() if key in known and entry["tickets"] == known[key]}
 
-    def _tickets(self, first: TicketFile, second: TicketFile) -> list[list]:
-        return [[file.level, self.digests[file.level]] for file in (first, second)]
-
     def _walk_pair(self, first: TicketFile, second: TicketFile, coefficients: Sequence[float]) -> dict[str, Any]:
         def score(state: State) -> Score:
-            state = self.evaluator.recalibrate(state, self.seed, "connectivity", first.level)
+            state = self.evaluator.recalibrate(state, self.study.seed, "connectivity", first.level)
             return self.evaluator.test(state)
 
         states = (self.evaluator.read_ticket(file).state for file in (first, second))
-        levels = {"levels": [first.level, second.level], "tickets": self._tickets(first, second)}
+        levels = {"levels": [first.level, second.level], "tickets": self.study.sources(first, second)}
         return {**levels, **walk(*states, coefficients, score)}
 
     def _save(self, entries: list[dict[str, Any]]) -> None:
-        if not self.evaluator.processes.is_main:
+        if not self.study.processes.is_main:
             return
-        checkpoint.save_json({**self.description, "paths": entries}, self.folder / tickets.CONNECTIVITY_JSON)
+        folder = self.study.folder
+        checkpoint.save_json({**self.study.description, "paths": entries}, folder / tickets.CONNECTIVITY_JSON)
         columns = ("coefficients", "test_accuracy", "test_loss")
         rows = [
             [*entry["levels"], *values, entry["barrier"]]
@@ -139,15 +115,15 @@ class ConnectivityRun:
             for values in zip(*(entry[column] for column in columns), strict=True)
         ]
         header = ("level", "other_level", "coefficient", *columns[1:], "barrier")
-        report.write_csv(header, rows, self.folder / tickets.CONNECTIVITY_CSV)
+        report.write_csv(header, rows, folder / tickets.CONNECTIVITY_CSV)
 
     def _draw(self, entries: list[dict[str, Any]]) -> None:
         """The lines of neighbours as curves; with all pairs, their barriers as a matrix too."""
-        neighbours = [_levels(pair) for pair in pairwise(self.files)]
+        neighbours = [_levels(pair) for pair in pairwise(self.study.files)]
         if lines := [entry for entry in entries if tuple(entry["levels"]) in neighbours]:
-            report.plot_connectivity(lines, self.folder / tickets.CONNECTIVITY_PLOT)
+            report.plot_connectivity(lines, self.study.folder / tickets.CONNECTIVITY_PLOT)
         if self.pairs == "all":
-            heat_maps.plot_barriers(entries, self.folder / tickets.BARRIERS_PLOT)
+            heat_maps.plot_barriers(entries, self.study.folder / tickets.BARRIERS_PLOT)
 
 
 def _levels(pair: Pair) -> tuple[int, int]:

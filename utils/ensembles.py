@@ -4,20 +4,18 @@ They are no pools: what they gain, they pay for N times in storage and at every 
 gain from the members of a pool.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from utils import checkpoint, tickets
+from utils import tickets
 from utils.errors import UserError
-from utils.evaluation import Evaluator, total_score
+from utils.evaluation import Score, total_score
 from utils.plain_data import misfit
 from utils.pool_tables import save_table
-from utils.pools import neighbours
-from utils.provenance import claimed_folder
 from utils.records import is_ensemble
+from utils.studies import Study
 from utils.tickets import TicketFile
 
 
@@ -34,67 +32,49 @@ def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 class EnsembleRun:
-    """The ensemble of each ticket of `files` with its `search_num` nearest; its numbers go into `folder`.
+    """The ensemble of each ticket of a study with its candidates.
 
     An entry of `pools.json` has no checkpoint, but the `networks` that run for each image, and in `weights` how many
-    times the ticket's prunable weights they have together. The arguments are as for `utils.connectivity`.
+    times the ticket's prunable weights they have together.
     """
 
-    def __init__(
-        self,
-        files: Sequence[TicketFile],
-        evaluator: Evaluator,
-        search_num: int,
-        folder: Path,
-        description: dict[str, Any],
-        say: Callable[[str], None],
-        digests: Mapping[int, str],
-        check_tickets: Callable[[], dict[int, float]],
-    ):
-        self.files, self.evaluator, self.search_num, self.digests = files, evaluator, search_num, digests
-        self.folder, self.description, self.say, self.check_tickets = folder, description, say, check_tickets
+    def __init__(self, study: Study):
+        self.study, self.evaluator = study, study.evaluator
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Score the ensemble of each of `levels` that has none yet; returns all entries that are there, by level."""
-        path, processes = self.folder / tickets.POOLS_JSON, self.evaluator.processes
-        with claimed_folder(path, self.description, processes, pools=[]) as found:
-            if processes.is_main:
-                checkpoint.remove_leftovers(self.folder)
-            return self._run(levels, self._finished(found, path))
+        with self.study.claimed(tickets.POOLS_JSON, pools=[]) as found:
+            return self._run(levels, self._finished(found))
 
     def _run(self, levels: Sequence[int], done: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-        starts = [file for file in self.files if file.level in levels]
-        accuracies = self.check_tickets() if any(file.level not in done for file in starts) else {}
+        study, starts = self.study, [file for file in self.study.files if file.level in levels]
+        scores = study.check_tickets() if any(file.level not in done for file in starts) else {}
         for file in starts:
             if file.level in done:
-                self.say(f"level {file.level}: has its ensemble already")
+                study.say(f"level {file.level}: has its ensemble already")
             else:
-                done[file.level] = self._entry(file, accuracies.get(file.level))
-            if self.evaluator.processes.is_main:
-                save_table([done[level] for level in sorted(done)], self.description, self.digests, self.folder)
+                done[file.level] = self._entry(file, scores.get(file.level))
+            if study.processes.is_main:
+                save_table([done[level] for level in sorted(done)], study.description, study.digests, study.folder)
         return [done[level] for level in sorted(done)]
 
-    def _finished(self, found: dict[str, Any], path: Path) -> dict[int, dict[str, Any]]:
-        """By level, the entries of `found` (which `path` holds) whose tickets are the same now."""
+    def _finished(self, found: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        """By level, the entries of `found`, which an earlier run made, whose tickets are the same now."""
         if odd := misfit(found, {"pools": [is_ensemble]}):
-            raise UserError(f"{path} is damaged ({odd}): move it away")
-        now = {file.level: self._tickets(file) for file in self.files}
+            raise UserError(f"{self.study.folder / tickets.POOLS_JSON} is damaged ({odd}): move it away")
+        now = {file.level: self.study.sources(*self._members(file)) for file in self.study.files}
         return {entry["level"]: entry for entry in found["pools"] if entry["tickets"] == now.get(entry["level"])}
 
     def _members(self, start: TicketFile) -> list[TicketFile]:
-        return [start, *neighbours(self.files, start, self.search_num)]
+        return [start, *self.study.candidates(start)]
 
-    def _tickets(self, start: TicketFile) -> list[list]:
-        return [[file.level, self.digests[file.level]] for file in self._members(start)]
-
-    def _entry(self, start: TicketFile, ticket_score: float | None) -> dict[str, Any]:
+    def _entry(self, start: TicketFile, score: Score | None) -> dict[str, Any]:
         ticket, members = self.evaluator.read_ticket(start), self._members(start)
-        if ticket_score is None:
-            ticket_score = self.evaluator.validate(ticket.state).accuracy
+        score = score or self.evaluator.validate(ticket.state)
         kept = [self.evaluator.read_ticket(file).kept for file in members]
         validation = self._accuracy(members, "val")
-        self.say(
-            f"level {start.level}: {100 * ticket.density:.2f}% of weights remain, validation {ticket_score:.2f}%, "
+        self.study.say(
+            f"level {start.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%, "
             f"as one of {len(members)} networks {validation:.2f}%"
         )
         return {
@@ -104,11 +84,11 @@ class EnsembleRun:
             "weights": sum(kept) / ticket.kept,
             "members": [{"level": file.level, "weight": 1 / len(members)} for file in members],
             "steps": [],
-            "ticket_val_accuracy": ticket_score,
+            "ticket_val_accuracy": score.accuracy,
             "pool_val_accuracy": validation,
             "ticket_test_accuracy": self.evaluator.test(ticket.state).accuracy,
             "pool_test_accuracy": self._accuracy(members, "test"),
-            "tickets": self._tickets(start),
+            "tickets": self.study.sources(*members),
         }
 
     def _accuracy(self, members: Sequence[TicketFile], split: str) -> float:

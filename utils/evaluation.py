@@ -4,9 +4,10 @@ Here and in `utils.training` networks run; the algorithms above know state dicts
 """
 
 import contextlib
+import math
 import platform
 import queue
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,6 +46,15 @@ class Score:
         if self.images == 0:
             raise UserError("none of the images can be read: replace those above")
         return self.images
+
+
+WORST = -1e9  # a score that can be written to a file and loses against every other
+
+# What `--select_by` names: higher is better.
+SELECTIONS: dict[str, Callable[[Score], float]] = {
+    "accuracy": lambda score: score.accuracy,
+    "loss": lambda score: -score.loss if math.isfinite(score.loss) else WORST,
+}
 
 
 @torch.inference_mode()

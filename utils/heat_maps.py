@@ -21,14 +21,17 @@ MARKS = {
     False: {"marker": "X", "ms": 5, "mfc": "white", "mec": "#D55E00", "mew": 0.7, "label": "best, but rejected"},
 }
 
+SCORE_LABELS = {"accuracy": "validation accuracy (%)", "loss": "−validation loss (nats)"}
+
 
 @in_print
-def plot_search(entry: Mapping[str, Any], path: Path) -> None:
+def plot_search(entry: Mapping[str, Any], path: Path, select_by: str = "accuracy") -> None:
     """One search: a row for each candidate, the first tried on top, a column for each coefficient, colour by its score.
 
-    `entry` is one of a `pools.json`. A dot marks the coefficient by which a candidate became part of the pool, a cross
-    the best one of a candidate that was rejected. Coefficients without a score are hatched. The colours end where the
-    median score is in their middle: what is further below has the last one.
+    `entry` is one of a `pools.json` whose scores are those of `select_by`, of SCORE_LABELS. A dot marks the coefficient
+    by which a candidate became part of the pool, a cross the best one of a candidate that was rejected. Coefficients
+    without a score are hatched. The colours end where the median score is in their middle: what is further below has
+    the last one.
     """
     steps = entry["steps"]
     coefficients = sorted({coefficient for step in steps for coefficient in step["coefficients"]})
@@ -48,7 +51,7 @@ def plot_search(entry: Mapping[str, Any], path: Path) -> None:
     axes.set_title(f"level {entry['level']}: {ticket} → {pool}")
     extend = "min" if lowest < scale.vmin else "neither"
     figure.colorbar(
-        image, label="validation accuracy (%)", extend=extend, pad=0.02, aspect=8 + 1.5 * len(steps), extendfrac=0.04
+        image, label=SCORE_LABELS[select_by], extend=extend, pad=0.02, aspect=8 + 1.5 * len(steps), extendfrac=0.04
     )
     shown = [kind for kind in MARKS if any(step["accepted"] == kind for step in steps)]
     handles = [axes.plot([], [], ls="", **MARKS[kind])[0] for kind in shown]

@@ -1,6 +1,6 @@
 """Arithmetic on state dicts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -16,3 +16,12 @@ def interpolate(pool: Mapping[str, Tensor], candidate: Mapping[str, Tensor], coe
         name: torch.lerp(candidate[name], value, coefficient) if value.is_floating_point() else value.clone()
         for name, value in pool.items()
     }
+
+
+def mean(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The plain mean of one or more state dicts; integer buffers are the first's. Two are in memory at a time."""
+    states = iter(states)
+    total = dict(next(states))
+    for number, state in enumerate(states, start=1):
+        total = interpolate(total, state, number / (number + 1))
+    return total

@@ -14,13 +14,15 @@ from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE, Processes
 from utils.ensembles import EnsembleRun
 from utils.errors import UserError
-from utils.evaluation import Evaluator, precision_name
-from utils.learned import learned
+from utils.evaluation import Evaluator, Score, precision_name
+from utils.learned import GROUPS, learned
 from utils.pool_runs import PoolRun
 from utils.pool_tables import results_table
 from utils.pools import PAPER_COEFFICIENTS, Method, Rival, ema, greedy, swa
 from utils.provenance import describe_run
+from utils.recipes import departures
 from utils.soups import greedy_soup, uniform_soup
+from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
 
 TICKET = "ticket"  # what tables and pictures call one
@@ -75,16 +77,13 @@ def run_method(
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
     digests = _read_all(files, evaluator, say)
     check = functools.partial(_check_accuracies, files, evaluator, args.ticket_tolerance, processes.is_main)
+    study = Study(files, evaluator, args.search_num, args.seed, folder, description, digests, say, check, processes)
     if args.interpolate_method == CONNECTIVITY:
-        where = (files, evaluator, args.seed, folder, description, say, digests, check)
-        run = ConnectivityRun(*where, pairs=args.pairs)
-        table = barrier_table(run.run(args.interpolation_value_list, levels))
+        table = barrier_table(ConnectivityRun(study, args.pairs).run(args.interpolation_value_list, levels))
     elif args.interpolate_method == ENSEMBLE:
-        ensembles = EnsembleRun(files, evaluator, args.search_num, folder, description, say, digests, check)
-        table = results_table(ensembles.run(levels))
+        table = results_table(EnsembleRun(study).run(levels))
     else:
-        search = (files, evaluator, _method(args), args.search_num, args.seed)
-        pools = PoolRun(*search, folder, description, say, digests, check, processes, args.final_bn_images)
+        pools = PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images)
         table = results_table(pools.run(levels))
     if processes.is_main:
         print(table, flush=True)
@@ -94,16 +93,23 @@ def _method(args: argparse.Namespace) -> Method | Rival:
     if args.interpolate_method in SOUPS:
         return SOUPS[args.interpolate_method]
     if args.interpolate_method == LEARNED:
-        return functools.partial(learned, steps=args.learned_steps, learning_rate=args.learned_lr)
+        return functools.partial(
+            learned, steps=args.learned_steps, learning_rate=args.learned_lr, groups=GROUPS[args.learned_per]
+        )
     if args.interpolate_method == "interpolate_swa":
         return swa()
     if args.interpolate_method == "interpolate_ema":
         return ema(args.EMA_value)
-    return greedy(args.interpolation_value_list, SEARCHES[args.coefficient_search])
+    departures = {"margin": args.accept_margin, "passes": args.passes, "even_out": args.even_out}
+    return greedy(args.interpolation_value_list, SEARCHES[args.coefficient_search], **departures)
 
 
 def method_label(settings: Mapping[str, Any]) -> str:
     """What tables and pictures call the method that a `pools.json` with these `settings` comes from."""
+    return ", ".join([_plain_label(settings), *(words.replace("_", " ") for words in departures(settings))])
+
+
+def _plain_label(settings: Mapping[str, Any]) -> str:
     method, values = settings["interpolate_method"], settings["interpolation_value_list"]
     if method == "Lottery_pools":
         if values == list(PAPER_COEFFICIENTS):
@@ -113,12 +119,13 @@ def method_label(settings: Mapping[str, Any]) -> str:
 
 
 def _folder_name(args: argparse.Namespace) -> str:
-    """A folder of its own for each method and its coefficients, so that the paper's commands can follow each other."""
-    if args.interpolate_method == "interpolate_ema":
-        return f"interpolate_ema_{args.EMA_value:g}"
-    if args.interpolate_method in LABELS or args.interpolation_value_list == list(PAPER_COEFFICIENTS):
-        return args.interpolate_method
-    return "_".join([args.interpolate_method, *(f"{value:g}" for value in args.interpolation_value_list)])
+    """A folder of its own for each method, its coefficients and departures: commands can follow each other."""
+    name, values = args.interpolate_method, args.interpolation_value_list
+    if name == "interpolate_ema":
+        name = f"{name}_{args.EMA_value:g}"
+    elif name not in LABELS and values != list(PAPER_COEFFICIENTS):
+        name = "_".join([name, *(f"{value:g}" for value in values)])
+    return "_".join([name, *departures(vars(args))])
 
 
 def _chosen_levels(wanted: Sequence[int] | None, files: Sequence[TicketFile]) -> list[int]:
@@ -147,17 +154,17 @@ def _read_all(files: Sequence[TicketFile], evaluator: Evaluator, say: Callable[[
 
 def _check_accuracies(
     files: Sequence[TicketFile], evaluator: Evaluator, tolerance: float, speaks: bool
-) -> dict[int, float]:
+) -> dict[int, Score]:
     """Measure the validation accuracy of each ticket whose file tells one, and report where they differ.
 
-    Returns what was measured, by level, in percent; a difference of up to `tolerance` points goes unsaid.
+    Returns what was measured, by level; a difference of up to `tolerance` points goes unsaid.
     """
     scores = {}
     for ticket in map(evaluator.read_ticket, files):
         if ticket.recorded is not None:
-            scores[ticket.level] = evaluator.validate(ticket.state).accuracy
-            if abs(scores[ticket.level] - ticket.recorded) > tolerance and speaks:
-                print(_doubt(ticket, scores[ticket.level]), file=sys.stderr, flush=True)
+            scores[ticket.level] = evaluator.validate(ticket.state)
+            if abs(scores[ticket.level].accuracy - ticket.recorded) > tolerance and speaks:
+                print(_doubt(ticket, scores[ticket.level].accuracy), file=sys.stderr, flush=True)
     return scores
 
 

@@ -1,6 +1,6 @@
 """One method over the tickets of one run: read, pool, save, go on after an interruption, report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,67 +8,63 @@ from typing import Any
 from tqdm import tqdm
 
 from utils import checkpoint, heat_maps, tickets
-from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
-from utils.evaluation import Evaluator
+from utils.evaluation import SELECTIONS, Score
 from utils.folders import check_space
 from utils.plain_data import Shape, misfit
 from utils.pool_tables import save_table
-from utils.pools import Member, Method, Pool, Rival, Step, Tools, neighbours, search
-from utils.provenance import claimed_folder, refuse_other_run
+from utils.pools import Member, Method, Pool, Rival, Step, Tools, even_out, search, ticket_alone
+from utils.provenance import refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.records import POOL_FILE, STEP, UNFINISHED_POOL, is_recipe
+from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
+
+# What `--order` names: the candidates, which come nearest first, as they are tried.
+ORDERS: dict[str, Callable[[list[Member]], list[Member]]] = {
+    "nearest": lambda candidates: candidates,
+    "best": lambda candidates: sorted(candidates, key=lambda member: -member.score()),  # the nearer of equals first
+}
 
 
 class PoolRun:
-    """Pools from `files`, the tickets of a run, by one `method`; everything goes into `folder`.
+    """Pools from the tickets of a study by one `method`.
 
-    `description` is what `utils.provenance.describe_run` says of this run; `say` takes each line of the log;
-    `digests` tells by level whether a ticket is the one that an earlier search saw; `check_tickets` is called before
-    anything is built on them and gives validation accuracies (percent) by level. Several
-    `processes` share each start if the evaluator splits the images among them, or else take a start each. A finished
-    pool is recalibrated once more on `final_bn_images` training images (0: all), if that is given.
+    Several processes share each start if the evaluator splits the images among them, or else take a start each.
+    `select_by` names what a network is judged by (of `utils.evaluation.SELECTIONS`), `order` in which order candidates
+    are tried (of ORDERS). A finished pool is recalibrated once more on `final_bn_images` training images (0: all), if
+    that is given.
     """
 
     def __init__(
         self,
-        files: Sequence[TicketFile],
-        evaluator: Evaluator,
+        study: Study,
         method: Method | Rival,
-        search_num: int,
-        seed: int,
-        folder: Path,
-        description: dict[str, Any],
-        say: Callable[[str], None],
-        digests: Mapping[int, str],
-        check_tickets: Callable[[], dict[int, float]],
-        processes: Processes = SINGLE,
+        select_by: str = "accuracy",
+        order: str = "nearest",
         final_bn_images: int | None = None,
     ):
-        self.files, self.evaluator, self.method, self.search_num = files, evaluator, method, search_num
-        self.seed, self.folder, self.description, self.say = seed, folder, description, say
-        self.digests, self.check_tickets, self.final_bn_images = digests, check_tickets, final_bn_images
-        self.processes = processes
-        self.in_step = evaluator.processes.world > 1  # all processes do the same, and the main one decides and writes
-        self.writes = processes.is_main or not self.in_step
+        self.study, self.evaluator, self.method = study, study.evaluator, method
+        self.select_by, self.order, self.final_bn_images = select_by, order, final_bn_images
+        self.select = SELECTIONS[select_by]
+        self.seed, self.folder, self.processes, self.say = study.seed, study.folder, study.processes, study.say
+        self.in_step = study.evaluator.processes.world > 1  # all do the same, and the main one decides and writes
+        self.writes = study.processes.is_main or not self.in_step
         self.entries: dict[int, dict[str, Any]] = {}
-        self.scores: dict[int, float] = {}  # validation accuracies of tickets, as far as they are known already
+        self.scores: dict[int, Score] = {}  # of tickets on validation images, as far as they are known already
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
-        with claimed_folder(self.folder / tickets.POOLS_JSON, self.description, self.processes, pools=[]):
+        with self.study.claimed(tickets.POOLS_JSON, pools=[]):
             return self._run(levels)
 
     def _run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
-        if self.processes.is_main:
-            checkpoint.remove_leftovers(self.folder)
         self.entries = self.processes.from_main(self._finished)
         if missing := sum(level not in self.entries for level in levels):
             self._check_space(missing)
-            self.scores = self.check_tickets()
+            self.scores = self.study.check_tickets()
         meet = self.processes.meeting()
-        starts = [file for file in self.files if file.level in levels]
+        starts = [file for file in self.study.files if file.level in levels]
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
             if file.level in self.entries:
                 self.say(f"level {file.level}: has its pool already")
@@ -86,17 +82,13 @@ class PoolRun:
             network = sum(value.nbytes for value in self.evaluator.net.state_dict().values())
             check_space(self.folder, pools * network, f"{pools} more pools")
 
-    def _candidates(self, start: TicketFile) -> list[TicketFile]:
-        return neighbours(self.files, start, self.search_num)
-
     def _sources(self, start: TicketFile) -> list[list]:
-        """Level and digest of the start and its candidates, in their order: what a search depends on."""
-        return [[file.level, self.digests[file.level]] for file in (start, *self._candidates(start))]
+        return self.study.sources(start, *self.study.candidates(start))
 
     def _finished(self) -> dict[int, dict[str, Any]]:
         """The entries of all starts whose pools are there, by level."""
         entries = {}
-        for file in self.files:
+        for file in self.study.files:
             path = tickets.pool_path(self.folder, file.level)
             recipe = self._read_own(path, file, "recipe", is_recipe)
             if recipe is not None:
@@ -115,7 +107,7 @@ class PoolRun:
         content = checkpoint.load(path)
         if odd := misfit(content, POOL_FILE):
             raise _damaged(path, odd, start)
-        refuse_other_run(content["settings"], self.description["settings"], path)
+        refuse_other_run(content["settings"], self.study.description["settings"], path)
         if content["tickets"] == self._sources(start):
             if odd := misfit(content, {name: shape}):
                 raise _damaged(path, odd, start)
@@ -126,81 +118,86 @@ class PoolRun:
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
         ticket = self.evaluator.read_ticket(file)
-        score = self._accuracy(file)
-        self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score:.2f}%")
+        score = self._score(file)
+        self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%")
         if isinstance(self.method, Method):
-            start = self._unfinished(file, ticket) or Pool(ticket.state, score, {file.level: 1.0})
-            pool = self._search(file, ticket, start)
+            pool = self._search(file, ticket)
         else:
-            pool = self.method(*self._members_and_tools(file, ticket))
+            pool = self.method(self._members(file), self._tools(ticket))
         if self.final_bn_images is not None and {*pool.shares} != {file.level}:
             self._recalibrate_finished(pool, file.level)
-        entry = self._entry(ticket, score, pool)
+        entry = self._entry(ticket, score.accuracy, pool)
         self.entries[file.level] = entry
         if self.writes:
             if any(len(step["coefficients"]) > 1 for step in entry["steps"]):  # else there was nothing to choose
-                heat_maps.plot_search(entry, tickets.search_plot(self.folder, file.level))
+                heat_maps.plot_search(entry, tickets.search_plot(self.folder, file.level), self.select_by)
             self._save_pool(ticket, pool, entry, self._sources(file))
             tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
 
-    def _accuracy(self, file: TicketFile) -> float:
-        """On validation images, percent; measured once."""
+    def _score(self, file: TicketFile) -> Score:
+        """On validation images; measured once."""
         if file.level not in self.scores:
-            self.scores[file.level] = self.evaluator.validate(self.evaluator.read_ticket(file).state).accuracy
+            self.scores[file.level] = self.evaluator.validate(self.evaluator.read_ticket(file).state)
         return self.scores[file.level]
 
-    def _members_and_tools(self, start: TicketFile, ticket: Ticket) -> tuple[list[Member], Tools]:
-        """What a rival of the search works with: a start that is interrupted begins anew."""
-        members = [
+    def _members(self, start: TicketFile) -> list[Member]:
+        """The ticket and its candidates, nearest first."""
+        return [
             Member(
                 file.level,
                 lambda file=file: self.evaluator.read_ticket(file).state,
-                lambda file=file: self._accuracy(file),
+                lambda file=file: self.select(self._score(file)),
             )
-            for file in (start, *self._candidates(start))
+            for file in (start, *self.study.candidates(start))
         ]
-        tools = Tools(
+
+    def _tools(self, ticket: Ticket) -> Tools:
+        """What a rival of the search works with: a start that is interrupted begins anew."""
+        return Tools(
             lambda state, number: self._prune_and_recalibrate(ticket, state, number),
-            lambda state: self.evaluator.validate(state).accuracy,
+            lambda state: self.select(self.evaluator.validate(state)),
             self.evaluator.loss_gradient,
-            lambda pool: self.say(_step_line(pool.steps[-1])),
+            lambda pool: self.say(_step_line(pool.steps[-1], self.select_by)),
             self.say,
         )
-        return members, tools
 
     def _recalibrate_finished(self, pool: Pool, level: int) -> None:
         """Few images are enough to choose by, but leave their noise in the statistics that the pool is used with."""
         pool.state = self.evaluator.recalibrate(
             pool.state, self.seed, "recalibrate", level, "finished", bn_images=self.final_bn_images
         )
-        pool.score = self.evaluator.validate(pool.state).accuracy
+        pool.score = self.select(self.evaluator.validate(pool.state))
 
-    def _search(self, file: TicketFile, ticket: Ticket, pool: Pool) -> Pool:
-        candidates = self._candidates(file)
-        trials = sum(len(self.method.coefficients(number + 1)) for number in range(len(candidates)))
+    def _search(self, file: TicketFile, ticket: Ticket) -> Pool:
+        start, *candidates = self._members(file)
+        candidates = ORDERS[self.order](candidates)
+        tried = [candidate.level for candidate in candidates] * self.method.passes
+        plan = tried + [start.level] * self.method.even_out
+        trials = sum(len(self.method.coefficients(number)) for number in range(1, len(tried) + 1))
         hidden = None if self.processes.is_main else True  # None: without a terminal
         with tqdm(total=trials, desc=f"level {ticket.level}", leave=False, disable=hidden, unit="network") as bar:
 
-            def validate(state: State) -> float:
+            def finish(state: State, number: int) -> State:
+                return self._prune_and_recalibrate(ticket, state, number)
+
+            def score(state: State) -> float:
                 bar.update()
-                return self.evaluator.validate(state).accuracy
+                return self.select(self.evaluator.validate(state))
 
             def after_step(pool: Pool) -> None:
                 bar.clear()
                 bar.total -= pool.steps[-1].scores.count(None)
-                self.say(_step_line(pool.steps[-1]))
+                self.say(_step_line(pool.steps[-1], self.select_by))
                 if self.writes:
                     self._save_unfinished(file, pool)
 
-            return search(
-                pool,
-                [(file.level, lambda file=file: self.evaluator.read_ticket(file).state) for file in candidates],
-                self.method,
-                lambda state, number: self._prune_and_recalibrate(ticket, state, number),
-                validate,
-                after_step,
-                self.evaluator.workers.each,
-            )
+            pool = self._unfinished(file, ticket, plan) or ticket_alone(start)
+            read = [(member.level, member.read) for member in candidates]
+            pool = search(pool, read, self.method, finish, score, after_step, self.evaluator.workers.each)
+            if len(pool.steps) < len(plan) and len(pool.shares) > 1:
+                even_out(pool, [(start.level, start.read), *read], finish, score)
+                after_step(pool)
+            return pool
 
     def _prune_and_recalibrate(self, ticket: Ticket, state: State, number: int) -> State:
         """Prune an interpolated state to the ticket's density and give it batch-norm statistics of its own."""
@@ -215,7 +212,9 @@ class PoolRun:
             "members": [{"level": level, "weight": weight} for level, weight in pool.shares.items()],
             "steps": [asdict(step) for step in pool.steps],
             "ticket_val_accuracy": ticket_score,
-            "pool_val_accuracy": pool.score,
+            "pool_val_accuracy": pool.score
+            if self.select_by == "accuracy"
+            else self.evaluator.validate(pool.state).accuracy,
             "ticket_test_accuracy": self.evaluator.test(ticket.state).accuracy,
             "pool_test_accuracy": self.evaluator.test(pool.state).accuracy,
             "checkpoint": tickets.pool_path(self.folder, ticket.level).name,
@@ -228,37 +227,38 @@ class PoolRun:
             "state_dict": _on_cpu(apply_mask(pool.state, mask)),
             "mask": _on_cpu(mask),
             "recipe": entry,
-            **self.description,
+            **self.study.description,
             "tickets": sources,
         }
         checkpoint.save(content, tickets.pool_path(self.folder, ticket.level))
 
     def _save_unfinished(self, file: TicketFile, pool: Pool) -> None:
         plain = {**vars(pool), "state": _on_cpu(pool.state), "steps": [asdict(step) for step in pool.steps]}
-        content = {"settings": self.description["settings"], "tickets": self._sources(file), "pool": plain}
+        content = {"settings": self.study.description["settings"], "tickets": self._sources(file), "pool": plain}
         checkpoint.save(content, tickets.unfinished_pool_path(self.folder, file.level))
 
-    def _unfinished(self, file: TicketFile, ticket: Ticket) -> Pool | None:
-        """The pool that an interrupted search of this start had come to."""
+    def _unfinished(self, file: TicketFile, ticket: Ticket, plan: Sequence[int]) -> Pool | None:
+        """The pool that an interrupted search of this start, by the candidates of `plan`, had come to."""
         path = tickets.unfinished_pool_path(self.folder, file.level)
         found = self.evaluator.processes.from_main(lambda: self._read_own(path, file, "pool", UNFINISHED_POOL))
         if found is None:
             return None
         steps = [Step(**{name: step[name] for name in STEP}) for step in found["steps"]]
         pool = Pool(found["state"], found["score"], found["shares"], steps)
-        tried, candidates = [step.candidate for step in pool.steps], [other.level for other in self._candidates(file)]
+        tried = [step.candidate for step in pool.steps]
         fits = tickets.alike(pool.state, ticket.state) and {*pool.shares} <= {file.level, *tried}
-        if tried != candidates[: len(tried)] or not fits:
+        if tried != [*plan[: len(tried)]] or not fits:
             raise _damaged(path, "pool", file)
         pool.state = self.evaluator.to_device(pool.state)
-        self.say(f"  going on after {len(pool.steps)} of {len(candidates)} candidates")
+        self.say(f"  going on after {len(pool.steps)} of {len(plan)} candidates")
         return pool
 
     def _save_table(self) -> None:
         """Write `pools.json`, `pools.csv` and the picture with the starts that are done."""
         if not self.processes.is_main:
             return
-        save_table([self.entries[level] for level in sorted(self.entries)], self.description, self.digests, self.folder)
+        entries = [self.entries[level] for level in sorted(self.entries)]
+        save_table(entries, self.study.description, self.study.digests, self.folder)
 
 
 def _damaged(path: Path, part: str, start: TicketFile) -> UserError:
@@ -269,9 +269,10 @@ def _on_cpu(state: State) -> State:
     return {name: value.detach().cpu() for name, value in state.items()}
 
 
-def _step_line(step: Step) -> str:
+def _step_line(step: Step, select_by: str) -> str:
     """What one candidate scored with each coefficient, and what became of it."""
     tried = [pair for pair in zip(step.coefficients, step.scores, strict=True) if pair[1] is not None]
-    scores = "  ".join(f"{coefficient:g}: {score:.2f}" for coefficient, score in tried)
+    places = 2 if select_by == "accuracy" else 4
+    scores = "  ".join(f"{coefficient:g}: {score:.{places}f}" for coefficient, score in tried)
     verdict = f"accepted at {step.coefficient:g}" if step.accepted else "rejected, the pool is better"
     return f"  with level {step.candidate:2d}: {verdict}  ({scores})"

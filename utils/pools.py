@@ -8,10 +8,10 @@ pools whatever has a state dict; images and devices are the callables' business.
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from utils.coefficients import CoefficientSearch, grid
-from utils.interpolation import interpolate
+from utils.interpolation import interpolate, mean
 from utils.pruning import State
 
 PAPER_COEFFICIENTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -23,17 +23,27 @@ class Method:
     """How candidates enter a pool.
 
     `coefficients(k)` are the shares (0..1) that the pool may keep when its k-th candidate (from 1) is tried;
-    `accept_all` takes each candidate whatever it scores; `choose` says which of the coefficients get a score.
+    `accept_all` takes each candidate whatever it scores; `choose` says which of the coefficients get a score. The
+    others are departures from the paper: a candidate must raise the score by `margin`, all candidates are tried
+    `passes` times, and at the end the mean of the members is tried (`even_out`).
     """
 
     coefficients: Callable[[int], Sequence[float]]
     accept_all: bool = False
     choose: CoefficientSearch = grid
+    margin: float = 0.0
+    passes: int = 1
+    even_out: bool = False
 
 
-def greedy(coefficients: Sequence[float] = PAPER_COEFFICIENTS, choose: CoefficientSearch = grid) -> Method:
-    """Lottery Pools: the best coefficient for each candidate, accepted unless the score falls. `[0.5]` is averaging."""
-    return Method(lambda _: coefficients, choose=choose)
+def greedy(
+    coefficients: Sequence[float] = PAPER_COEFFICIENTS, choose: CoefficientSearch = grid, **departures: Any
+) -> Method:
+    """Lottery Pools: the best coefficient for each candidate, accepted unless the score falls. `[0.5]` is averaging.
+
+    `departures` from the paper are `margin`, `passes` and `even_out`, as `Method` says.
+    """
+    return Method(lambda _: coefficients, choose=choose, **departures)
 
 
 def swa() -> Method:
@@ -76,7 +86,7 @@ class Member:
 
     level: int
     read: Callable[[], State]
-    accuracy: Callable[[], float]
+    score: Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ Rival = Callable[[Sequence[Member], Tools], Pool]  # a pool of members, of which
 
 
 def ticket_alone(ticket: Member) -> Pool:
-    return Pool(ticket.read(), ticket.accuracy(), {ticket.level: 1.0})
+    return Pool(ticket.read(), ticket.score(), {ticket.level: 1.0})
 
 
 def neighbours(levels: Sequence[T], start: T, search_num: int) -> list[T]:
@@ -131,13 +141,13 @@ def search(
             candidates that its steps have are not tried again.
         each: calls a function with each of several items, as `map` does; it may do so at the same time.
     """
-    for number, (level, read) in enumerate(candidates, start=1):
+    for number, (level, read) in enumerate([*candidates] * method.passes, start=1):
         if number <= len(pool.steps):
             continue
         coefficients = list(method.coefficients(number))
         trials = _Trials(pool.state, read(), coefficients, lambda state, number=number: finish(state, number), score)
         scores = method.choose(coefficients, lambda chosen, trials=trials: list(each(trials.try_one, chosen)))
-        accepted = method.accept_all or trials.best_score >= pool.score
+        accepted = method.accept_all or trials.best_score >= pool.score + method.margin
         if accepted:
             pool.state, pool.score = trials.best, trials.best_score
             pool.shares = {member: share * trials.coefficient for member, share in pool.shares.items()}
@@ -146,6 +156,28 @@ def search(
         pool.steps.append(Step(level, coefficients, step_scores, trials.coefficient, accepted))
         after_step(pool)
     return pool
+
+
+def even_out(
+    pool: Pool,
+    members: Sequence[tuple[int, Callable[[], State]]],
+    finish: Callable[[State, int], State],
+    score: Callable[[State], float],
+) -> None:
+    """Let the plain mean of the pool's members, finished, become the pool if its score does not fall.
+
+    `members` are (level, function that reads its state), the start first; those that are not in the pool are left out.
+    The mean is of the tickets that the search took, however little of them. The step that notes it has the start as its
+    candidate and the coefficient 0: nothing is kept of the pool as it was.
+    """
+    taken = [read for level, read in members if level in pool.shares]
+    trial = finish(mean(read() for read in taken), len(pool.steps) + 1)
+    trial_score = score(trial)
+    accepted = trial_score >= pool.score
+    if accepted:
+        pool.state, pool.score = trial, trial_score
+        pool.shares = dict.fromkeys(pool.shares, 1 / len(pool.shares))
+    pool.steps.append(Step(members[0][0], [0.0], [trial_score], 0.0, accepted))
 
 
 class _Trials:

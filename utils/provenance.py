@@ -80,6 +80,8 @@ def claimed_folder(
 ) -> Iterator[dict[str, Any]]:
     """Have the folder of `path` to oneself, and note in `path` what run it is for, beside `lists` (or what it holds).
 
+    What killed writers left half written there is removed.
+
     Gives what the file held before, or would have held. UserError when it is damaged, when it is of another run that
     has `started`, or when another process works in the folder.
     """
@@ -88,6 +90,7 @@ def claimed_folder(
         _read_claim(path, found, started, lists)  # a command that is refused touches nothing, not even a lock
     with locked(path.parent, processes):
         if processes.is_main:
+            checkpoint.remove_leftovers(path.parent)
             found = _read_claim(path, found, started, lists)
             if not path.exists() or {**found, **description} != found:
                 checkpoint.save_json({**found, **description}, path)

@@ -41,11 +41,11 @@ POOL_FILE = {"settings": is_settings, "tickets": is_plain}  # finished or not: w
 STEP = {
     "candidate": is_whole,
     "coefficients": [is_share],
-    "scores": [lambda score: score is None or is_percent(score)],
+    "scores": [lambda score: score is None or is_number(score)],  # percent, or the negative loss
     "coefficient": is_share,
     "accepted": is_truth,
 }
-UNFINISHED_POOL = {"state": is_state, "score": is_percent, "shares": is_shares, "steps": [STEP]}
+UNFINISHED_POOL = {"state": is_state, "score": is_number, "shares": is_shares, "steps": [STEP]}
 RECIPE = {
     "level": is_whole,
     "density": is_share,

@@ -6,7 +6,7 @@ nothing that an earlier mean lost to pruning is lost to a later one.
 
 from collections.abc import Sequence
 
-from utils.interpolation import interpolate
+from utils.interpolation import interpolate, mean
 from utils.pools import Member, Pool, Step, Tools, ticket_alone
 from utils.pruning import State
 
@@ -15,10 +15,7 @@ def uniform_soup(members: Sequence[Member], tools: Tools) -> Pool:
     """The mean of all `members` (the ticket first), finished once at the end; accepted whatever it scores."""
     if len(members) == 1:
         return ticket_alone(members[0])
-    mean: State = members[0].read()
-    for number, member in enumerate(members[1:], start=1):
-        mean = interpolate(mean, member.read(), number / (number + 1))
-    soup = tools.finish(mean, 1)
+    soup = tools.finish(mean(member.read() for member in members), 1)
     return Pool(soup, tools.score(soup), {member.level: 1 / len(members) for member in members})
 
 
@@ -31,24 +28,24 @@ def greedy_soup(members: Sequence[Member], tools: Tools) -> Pool:
     density that scores no less on validation than its ticket, as the paper's scores no less than its best ingredient.
     """
     pool = ticket_alone(members[0])
-    mean, count = pool.state, 1  # of whole tickets, not pruned
-    order = sorted(members, key=lambda member: -member.accuracy())  # stable: the nearer of equals stays first
+    soup, count = pool.state, 1  # of whole tickets, not pruned
+    order = sorted(members, key=lambda member: -member.score())  # stable: the nearer of equals stays first
     if order[0] is not members[0]:
         best = order[0].read()
         if _try(pool, order[0].level, best, 0.0, tools):
-            mean = best
+            soup = best
     for member in order:
         if member.level not in pool.shares:
             coefficient = count / (count + 1)
-            wider = interpolate(mean, member.read(), coefficient)
+            wider = interpolate(soup, member.read(), coefficient)
             if _try(pool, member.level, wider, coefficient, tools):
-                mean, count = wider, count + 1
+                soup, count = wider, count + 1
     return pool
 
 
-def _try(pool: Pool, level: int, mean: State, coefficient: float, tools: Tools) -> bool:
-    """Let `mean`, in which the pool so far has the share `coefficient`, become the pool if its score does not fall."""
-    trial = tools.finish(mean, len(pool.steps) + 1)
+def _try(pool: Pool, level: int, soup: State, coefficient: float, tools: Tools) -> bool:
+    """Let `soup`, in which the pool so far has the share `coefficient`, become the pool if its score does not fall."""
+    trial = tools.finish(soup, len(pool.steps) + 1)
     score = tools.score(trial)
     accepted = score >= pool.score
     if accepted:

@@ -1,0 +1,66 @@
+"""Searches from the same tickets in several manners, each in a folder of its own, compared start by start."""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import measure
+from CIFAR import Lottery_pools
+from utils import checkpoint
+from utils.tickets import POOLS_JSON
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Which tickets, images and searches; all searches go to --work and can be stopped and gone on with."""
+    parser.add_argument("--tickets", type=Path, nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--val_images", type=int, required=True)
+    parser.add_argument("--arch", default="resnet20s")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--search_num", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[41], help="of the search: other images recalibrate")
+    parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
+
+
+def pools(args: argparse.Namespace, name: str, manner: Sequence[str]) -> list[list[dict]]:
+    """The entries of the pools by the search of this name and these flags, for each folder and seed.
+
+    They are searched now where they are not there yet.
+    """
+    found = []
+    for tickets in args.tickets:
+        for seed in args.seeds:
+            folder = args.work / f"{tickets.name} {seed} {name}".replace(" ", "_").replace(",", "")
+            flags = {
+                "dataset": "npz",
+                "data": args.data,
+                "val_images": args.val_images,
+                "arch": args.arch,
+                "device": args.device,
+                "search_num": args.search_num,
+                "seed": seed,
+                "checkpoint": tickets,
+                "save_dir": folder,
+            }
+            Lottery_pools.main([*measure.argv(flags), *manner])
+            found.append(checkpoint.load_json(folder / POOLS_JSON)["pools"])
+    return found
+
+
+def gain(entries: Sequence[dict]) -> float:
+    """Points of test accuracy that pools have over their tickets, mean."""
+    return statistics.mean(entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in entries)
+
+
+def paired(found: Sequence[dict], reference: Sequence[dict]) -> dict:
+    """Points of test accuracy that pools have over those of the reference, start by start: mean and standard error."""
+    differences = [
+        mine["pool_test_accuracy"] - theirs["pool_test_accuracy"] for mine, theirs in zip(found, reference, strict=True)
+    ]
+    return {
+        "differences": differences,
+        "difference": statistics.mean(differences),
+        "difference_error": statistics.stdev(differences) / len(differences) ** 0.5,
+    }
