@@ -97,7 +97,7 @@ def plot(results: dict[str, dict], path: Path) -> None:
 def main() -> None:
     args = build_parser().parse_args()
     names = dict.fromkeys([REFERENCE, *args.shortcuts])
-    pools = {name: sum(variants.pools(args, name, SHORTCUTS[name]), []) for name in names}
+    pools = {name: variants.flat(variants.pools(args, name, SHORTCUTS[name])) for name in names}
     results = {name: compare(found, pools[REFERENCE]) for name, found in pools.items()}
     rows = [
         [

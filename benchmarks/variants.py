@@ -49,6 +49,11 @@ def pools(args: argparse.Namespace, name: str, manner: Sequence[str]) -> list[li
     return found
 
 
+def flat(runs: Sequence[list[dict]]) -> list[dict]:
+    """The entries of all runs, one after another."""
+    return [entry for run in runs for entry in run]
+
+
 def gain(entries: Sequence[dict]) -> float:
     """Points of test accuracy that pools have over their tickets, mean."""
     return statistics.mean(entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in entries)

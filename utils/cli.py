@@ -19,7 +19,7 @@ from utils.errors import UserError
 from utils.evaluation import SELECTIONS
 from utils.imp import PRUNE_TYPES
 from utils.learned import GROUPS
-from utils.methods import METHODS, method_name
+from utils.methods import METHODS, method_name, most_at_once
 from utils.parser import Page, Parser, Preset, count, epochs_list, nonnegative, positive, share
 from utils.pool_runs import ORDERS
 from utils.pools import PAPER_COEFFICIENTS
@@ -385,8 +385,8 @@ def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Mod
 
 
 def make_networks(args: argparse.Namespace, data, device: torch.device) -> list[nn.Module]:
-    """As many networks as --jobs says, by default as a CPU has threads to share among the coefficients."""
-    cpu = min(torch.get_num_threads(), len(args.interpolation_value_list))
+    """As many networks as --jobs says, by default as a CPU has threads to share among the coefficients of a search."""
+    cpu = min(torch.get_num_threads(), most_at_once(args))
     jobs = args.jobs or (cpu if device.type == "cpu" else 1)
     return [make_network(args, data, device) for _ in range(jobs)]
 

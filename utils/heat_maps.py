@@ -33,7 +33,7 @@ def plot_search(entry: Mapping[str, Any], path: Path, select_by: str = "accuracy
     without a score are hatched. The colours end where the median score is in their middle: what is further below has
     the last one.
     """
-    steps = entry["steps"]
+    steps = [step for step in entry["steps"] if step["candidate"] != entry["level"]]  # without --even_out's, at 0 alone
     coefficients = sorted({coefficient for step in steps for coefficient in step["coefficients"]})
     rows = [dict(zip(step["coefficients"], step["scores"], strict=True)) for step in steps]
     matrix = [[row.get(coefficient) for coefficient in coefficients] for row in rows]

@@ -26,12 +26,13 @@ from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
 
 TICKET = "ticket"  # what tables and pictures call one
+SEARCH = "Lottery_pools"
 CONNECTIVITY = "linear_inter"
 SOUPS = {"uniform_soup": uniform_soup, "greedy_soup": greedy_soup}
 LEARNED = "learned"
 ENSEMBLE = "ensemble"
 METHODS = {
-    "Lottery_pools": "the greedy search over neighbours and coefficients (Yin et al. 2023); one of 0.5 is averaging",
+    SEARCH: "the greedy search over neighbours and coefficients (Yin et al. 2023); one of 0.5 is averaging",
     "interpolate_swa": "the running mean of the ticket and its neighbours (Izmailov et al. 2018)",
     "interpolate_ema": "their exponential moving average, which keeps --EMA_value",
     "uniform_soup": "the plain mean of the ticket and its neighbours (Wortsman et al. 2022)",
@@ -46,6 +47,11 @@ LABELS = {"interpolate_swa": "SWA", **{name: name.replace("_", " ") for name in 
 def method_name(text: str) -> str:
     """The name of a method; the paper's README spells connectivity "liner_inter"."""
     return CONNECTIVITY if text == "liner_inter" else text
+
+
+def most_at_once(args: argparse.Namespace) -> int:
+    """How many networks the method that the flags ask for can work on at the same time."""
+    return len(args.interpolation_value_list) if args.interpolate_method == SEARCH else 1
 
 
 def splits_images(args: argparse.Namespace) -> bool:
@@ -111,7 +117,7 @@ def method_label(settings: Mapping[str, Any]) -> str:
 
 def _plain_label(settings: Mapping[str, Any]) -> str:
     method, values = settings["interpolate_method"], settings["interpolation_value_list"]
-    if method == "Lottery_pools":
+    if method == SEARCH:
         if values == list(PAPER_COEFFICIENTS):
             return "Lottery Pools"
         return "average" if values == [0.5] else f"Lottery Pools ({len(values)} coefficients)"

@@ -119,7 +119,10 @@ class PoolRun:
         """Search from one ticket and save its pool."""
         ticket = self.evaluator.read_ticket(file)
         score = self._score(file)
-        self.say(f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%")
+        loss = f", loss {score.loss:.4f}" if self.select_by == "loss" else ""
+        self.say(
+            f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%{loss}"
+        )
         if isinstance(self.method, Method):
             pool = self._search(file, ticket)
         else:
@@ -157,7 +160,7 @@ class PoolRun:
             lambda state, number: self._prune_and_recalibrate(ticket, state, number),
             lambda state: self.select(self.evaluator.validate(state)),
             self.evaluator.loss_gradient,
-            lambda pool: self.say(_step_line(pool.steps[-1], self.select_by)),
+            lambda pool: self.say(_step_line(pool.steps[-1], ticket.level, self.select_by)),
             self.say,
         )
 
@@ -187,7 +190,7 @@ class PoolRun:
             def after_step(pool: Pool) -> None:
                 bar.clear()
                 bar.total -= pool.steps[-1].scores.count(None)
-                self.say(_step_line(pool.steps[-1], self.select_by))
+                self.say(_step_line(pool.steps[-1], ticket.level, self.select_by))
                 if self.writes:
                     self._save_unfinished(file, pool)
 
@@ -269,10 +272,11 @@ def _on_cpu(state: State) -> State:
     return {name: value.detach().cpu() for name, value in state.items()}
 
 
-def _step_line(step: Step, select_by: str) -> str:
-    """What one candidate scored with each coefficient, and what became of it."""
+def _step_line(step: Step, start: int, select_by: str) -> str:
+    """What one candidate of the ticket `start` scored with each coefficient, and what became of it."""
+    write = {"accuracy": lambda score: f"{score:.2f}", "loss": lambda score: f"{-score:.4f}"}[select_by]
     tried = [pair for pair in zip(step.coefficients, step.scores, strict=True) if pair[1] is not None]
-    places = 2 if select_by == "accuracy" else 4
-    scores = "  ".join(f"{coefficient:g}: {score:.{places}f}" for coefficient, score in tried)
+    scores = "  ".join(f"{coefficient:g}: {write(score)}" for coefficient, score in tried)
     verdict = f"accepted at {step.coefficient:g}" if step.accepted else "rejected, the pool is better"
-    return f"  with level {step.candidate:2d}: {verdict}  ({scores})"
+    candidate = "the mean of the members" if step.candidate == start else f"level {step.candidate:2d}"
+    return f"  with {candidate}: {verdict}  ({scores})"

@@ -1,0 +1,73 @@
+"""scripts/reproduce_cifar100.sh, with an interpreter that notes how it was called."""
+
+import os
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+NOTE = """#!/bin/sh
+echo "$*" >> "$NOTES"
+case "$*" in
+  *"$FAILS"*) echo "this went wrong" >&2; exit 2 ;;
+esac
+"""
+
+
+@pytest.fixture
+def reproduce(tmp_path):
+    """Runs the script; returns the finished process and the commands of Python, those of a study in their order."""
+    python, notes = tmp_path / "python", tmp_path / "notes"
+    python.write_text(NOTE)
+    python.chmod(0o755)
+    (tmp_path / "images.npz").touch()
+
+    def run(*arguments: str, fails: str = "nothing", **env: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        notes.write_text("")
+        env = {"PYTHON": str(python), "NOTES": str(notes), "FAILS": fails, "DATA": "images.npz", "OUT": "out", **env}
+        command = ["bash", ROOT / "scripts" / "reproduce_cifar100.sh", *arguments]
+        # Its own folder is the repository: names are seen from there.
+        env = {name: str(tmp_path / value) if name in ("DATA", "OUT") else value for name, value in env.items()}
+        done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+        return done, notes.read_text().splitlines()
+
+    return run
+
+
+def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reproduce, tmp_path):
+    done, calls = reproduce(SEEDS="7 8", EPOCHS="40", LEVELS="3", JOBS="1")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2 * 6 + 1
+    for seed, study in ((7, calls[:6]), (8, calls[6:12])):
+        assert [call.split()[1] for call in study] == ["main_imp.py", *["Lottery_pools.py"] * 5]
+        assert all(f"--dataset npz --data {tmp_path}/images.npz" in call for call in study)
+        assert all(f"--arch resnet20s --seed {seed}" in call for call in study)
+        assert f"--save_dir {tmp_path}/out/resnet20s/seed{seed}" in study[0]
+        assert "--rewind_epoch 2 --pruning_times 3 --epochs 40" in study[0]
+        assert "--decreasing_lr 20,30" in study[0]
+        methods = [re.search(r"--interpolate_method (.*)", call)[1] for call in study[1:]]
+        assert methods == [
+            *("Lottery_pools", "Lottery_pools --interpolation_value_list 0.5", "interpolate_swa"),
+            *("interpolate_ema --EMA_value 0.95", "ensemble"),
+        ]
+    assert calls[12].startswith("evaluate.py ") and calls[12].endswith(f"--save_dir {tmp_path}/out/resnet20s")
+
+
+def test_one_study_alone_makes_no_table(reproduce):
+    _, calls = reproduce("vgg16_bn", "5", SCALE="gpu")
+    assert len(calls) == 6
+    assert all("--arch vgg16_bn --seed 5" in call for call in calls)
+
+
+def test_a_study_that_fails_is_said_and_ends_in_no_table(reproduce):
+    done, calls = reproduce(SEEDS="7 8", JOBS="1", fails="interpolate_swa")
+    assert done.returncode != 0
+    assert "this went wrong" in done.stderr
+    assert not any(call.startswith("evaluate.py") for call in calls)
+
+
+def test_a_scale_of_another_name_is_refused(reproduce):
+    done, calls = reproduce(SCALE="tpu")
+    assert (done.returncode, calls) == (2, [])
+    assert done.stderr == "SCALE=tpu: choose cpu or gpu\n"
