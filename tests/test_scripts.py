@@ -694,6 +694,17 @@ def ensembles(digits_tickets, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(folder=folder, entries=pools_json(folder)["pools"], flags=flags)
 
 
+@pytest.mark.parametrize("kept, times", [(2**30, 6), (0, 18)])
+def test_a_network_runs_once_for_all_ensembles_if_its_predictions_may_be_kept(search, monkeypatch, kept, times):
+    """Three tickets on validation and test images; each is in three ensembles."""
+    expected = pools_json(search("whole", "--interpolate_method", "ensemble"))["pools"]
+    runs, probabilities = [], Evaluator.probabilities
+    monkeypatch.setattr("utils.ensembles.KEPT_BYTES", kept)
+    monkeypatch.setattr(Evaluator, "probabilities", lambda *args: runs.append(args) or probabilities(*args))
+    assert pools_json(search("again", "--interpolate_method", "ensemble"))["pools"] == expected
+    assert len(runs) == times
+
+
 def test_ensembles_are_the_mean_of_their_members_probabilities_in_plain_pytorch(ensembles, digits_tickets, digits):
     for entry, levels in zip(ensembles.entries, ([0, 1], [1, 0], [2, 1]), strict=True):
         assert entry["members"] == [{"level": level, "weight": 0.5} for level in levels]
@@ -793,7 +804,7 @@ def test_interrupted_search_goes_on_to_the_same_pools(search, monkeypatch, owner
     [
         *(("interpolate_swa", "validate", 7), ("interpolate_ema", "validate", 7)),
         *(("uniform_soup", "validate", 4), ("greedy_soup", "validate", 6)),  # within the second start
-        *(("learned", "loss_gradient", 75), ("ensemble", "probabilities", 8)),
+        *(("learned", "loss_gradient", 75), ("ensemble", "test", 1)),
     ],
 )
 def test_interrupted_methods_go_on_to_the_same_pools(search, monkeypatch, method, name, calls):

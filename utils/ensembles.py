@@ -18,6 +18,8 @@ from utils.records import is_ensemble
 from utils.studies import Study
 from utils.tickets import TicketFile
 
+KEPT_BYTES = 2**30  # of predictions, so that a network runs once for all ensembles that it is in
+
 
 def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """The mean of several networks' probabilities (images × classes) and the labels, which each of `answers` has too.
@@ -40,6 +42,7 @@ class EnsembleRun:
 
     def __init__(self, study: Study):
         self.study, self.evaluator = study, study.evaluator
+        self.kept: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}  # predictions and labels by level and split
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Score the ensemble of each of `levels` that has none yet; returns all entries that are there, by level."""
@@ -71,7 +74,7 @@ class EnsembleRun:
     def _entry(self, start: TicketFile, score: Score | None) -> dict[str, Any]:
         ticket, members = self.evaluator.read_ticket(start), self._members(start)
         score = score or self.evaluator.validate(ticket.state)
-        kept = [self.evaluator.read_ticket(file).kept for file in members]
+        weights = sum(self.evaluator.read_ticket(file).kept for file in members)
         validation = self._accuracy(members, "val")
         self.study.say(
             f"level {start.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%, "
@@ -81,7 +84,7 @@ class EnsembleRun:
             "level": start.level,
             "density": ticket.density,
             "networks": len(members),
-            "weights": sum(kept) / ticket.kept,
+            "weights": weights / ticket.kept,
             "members": [{"level": file.level, "weight": 1 / len(members)} for file in members],
             "steps": [],
             "ticket_val_accuracy": score.accuracy,
@@ -93,7 +96,16 @@ class EnsembleRun:
 
     def _accuracy(self, members: Sequence[TicketFile], split: str) -> float:
         """Percent, of the averaged predictions on "val" or, for reports alone, on "test"."""
-        read = self.evaluator.read_ticket
-        mean, labels = averaged(self.evaluator.probabilities(read(file).state, split) for file in members)
+        mean, labels = averaged(self._predictions(file, split) for file in members)
         correct = int((mean.argmax(1) == labels).sum())
         return total_score(correct, len(labels), 0.0, self.evaluator.processes).accuracy
+
+    def _predictions(self, file: TicketFile, split: str) -> tuple[Tensor, Tensor]:
+        """The probabilities that one network gives to this process's images of `split`, and their labels."""
+        key = (file.level, split)
+        if key in self.kept:
+            return self.kept[key]
+        found = self.evaluator.probabilities(self.evaluator.read_ticket(file).state, split)
+        if sum(probabilities.nbytes for probabilities, _ in [*self.kept.values(), found]) <= KEPT_BYTES:
+            self.kept[key] = found
+        return found
