@@ -19,6 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", default="resnet20s")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--search_num", type=int, default=2)
+    parser.add_argument("--levels", type=int, nargs="+", metavar="L", help="tickets to start from; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[41], help="of the search: other images recalibrate")
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
@@ -44,8 +45,10 @@ def pools(args: argparse.Namespace, name: str, manner: Sequence[str]) -> list[li
                 "checkpoint": tickets,
                 "save_dir": folder,
             }
-            Lottery_pools.main([*measure.argv(flags), *manner])
-            found.append(checkpoint.load_json(folder / POOLS_JSON)["pools"])
+            levels = ["--levels", *map(str, args.levels)] if args.levels else []
+            Lottery_pools.main([*measure.argv(flags), *levels, *manner])
+            entries = checkpoint.load_json(folder / POOLS_JSON)["pools"]
+            found.append([entry for entry in entries if not args.levels or entry["level"] in args.levels])
     return found
 
 

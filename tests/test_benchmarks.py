@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import coefficients, measure, published, search, shortcuts, train
-from CIFAR import main_imp
+from benchmarks import coefficients, measure, published, recipes, search, shortcuts, train
+from CIFAR import Lottery_pools, main_imp
 
 ARCH = "cifar_resnet_8_4"
 
@@ -92,6 +92,25 @@ def test_shortcuts_are_compared_start_by_start():
     result = shortcuts.compare(found, reference)
     assert (result["difference"], result["gain"], result["rank_correlation"]) == (-0.25, 2.75, 1.0)
     assert (result["scored"], result["same_verdict"]) == (2.5, 1.0)
+
+
+def test_recipes_are_compared_over_all_starts_and_run_by_run(tmp_path):
+    def run(*accuracies: float) -> list[dict]:
+        steps = [{"scores": [1.0, None]}, {"scores": [2.0, 3.0]}]
+        return [{"ticket_test_accuracy": 50.0, "pool_test_accuracy": value, "steps": steps} for value in accuracies]
+
+    result = recipes.compare([run(52, 53), run(56, 57)], [run(51, 53), run(54, 55)])
+    assert (result["starts"], result["scored"], result["gain"]) == (4, 3.0, 4.5)
+    assert result["differences"] == [1, 0, 2, 2]
+    assert result["difference"] == 1.25 and result["difference_error"] == pytest.approx((11 / 12 / 4) ** 0.5)
+    assert result["runs"] == [0.5, 2]
+    recipes.plot({"one": result, "another": result}, tmp_path / "recipes.png")
+    assert (tmp_path / "recipes.pdf").exists()
+
+
+def test_every_recipe_is_a_command_line():
+    for flags in recipes.RECIPES.values():
+        Lottery_pools.build_parser().parse_args(flags)
 
 
 def test_a_result_is_written_with_its_machine_and_command(tmp_path, monkeypatch):
