@@ -23,7 +23,7 @@ from utils.evaluation import Evaluator
 from utils.networks import find_networks
 from utils.predictions import mcnemar
 from utils.scoring import read_networks, score_networks
-from utils.tickets import TicketFile
+from utils.tickets import TicketFile, find_tickets
 
 METHODS = {"Lottery_pools_0.5": "average", "interpolate_swa": "SWA"}
 IMAGES = [*SMALL[:4], "--device", "cpu", "--arch", "cifar_resnet_8_4"]
@@ -386,10 +386,36 @@ def test_pool_that_is_gone(evaluation_fails, run):
     assert str(path) in evaluation_fails(run / "pools/interpolate_swa", "--score")
 
 
-def test_ensembles_cannot_be_run_as_networks(evaluation_fails, run, ensembles):
-    for more in (["--score"], [run]):
-        message = evaluation_fails(ensembles, *more)
-        assert str(ensembles) in message and "ensembles" in message
+def test_ensembles_are_scored_by_the_mean_of_their_members_probabilities(run, ensembles, scores, corrupted):
+    networks, printed = scores(ensembles, "--corruptions", corrupted)
+    assert "up to 3 networks run" in printed
+    test, evaluator = digits_evaluator()
+    tickets = {file.level: evaluator.read_ticket(file) for file in find_tickets(run)}
+    for recorded, members in zip(pools_json(ensembles), ([0, 1], [1, 0, 2]), strict=True):
+        entry = by_name(networks)["ensemble", recorded["level"]]
+        assert entry["networks"] == len(members)
+        assert entry["accuracy"] == recorded["pool_test_accuracy"]
+        assert entry["gain"] == recorded["pool_test_accuracy"] - recorded["ticket_test_accuracy"]
+        answers = [evaluator.probabilities(tickets[level].state, test.batches(50)) for level in members]
+        true = sum(answer[0] for answer in answers).gather(1, test.labels[:, None]) / len(members)
+        assert entry["nll"] == pytest.approx(-true.double().log().mean().item(), rel=1e-5)
+        fog = entry["corruptions"]["fog"]
+        assert fog[0] == pytest.approx(entry["accuracy"]) and fog[2] != fog[0]
+
+
+def test_ensembles_of_tickets_that_are_not_known(evaluation_fails, ensembles, tmp_path):
+    elsewhere = Path(shutil.copytree(ensembles, tmp_path / "elsewhere"))
+    assert str(elsewhere) in evaluation_fails(elsewhere, "--score")
+
+
+def test_ensembles_of_a_ticket_that_is_gone(evaluation_fails, run, ensembles):
+    (run / "2model_SA_best.pth.tar").unlink()
+    assert "level 1 needs a ticket of level 2" in evaluation_fails(ensembles, "--score")
+
+
+def test_ensembles_of_a_ticket_that_has_changed(evaluation_fails, run, ensembles):
+    shutil.copy(run / "1model_SA_best.pth.tar", run / "2model_SA_best.pth.tar")
+    assert "2model_SA_best.pth.tar is not the ticket" in evaluation_fails(ensembles, "--score")
 
 
 @pytest.mark.parametrize("networks", [None, "two", -1, 1.5])

@@ -9,11 +9,11 @@ from torch.nn.functional import cross_entropy
 
 import models
 from CIFAR.dataset import load_data
-from utils.ensembles import averaged
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.learned import GROUPS, learn_shares, learned, mix, stack
 from utils.pools import Member, Tools
+from utils.predictions import averaged
 from utils.soups import greedy_soup, uniform_soup
 
 

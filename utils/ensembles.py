@@ -4,7 +4,7 @@ They are no pools: what they gain, they pay for N times in storage and at every 
 gain from the members of a pool.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,23 +14,12 @@ from utils.errors import UserError
 from utils.evaluation import Score, total_score
 from utils.plain_data import misfit
 from utils.pool_tables import save_table
+from utils.predictions import averaged
 from utils.records import is_ensemble
 from utils.studies import Study
 from utils.tickets import TicketFile
 
 KEPT_BYTES = 2**30  # of predictions, so that a network runs once for all ensembles that it is in
-
-
-def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The mean of several networks' probabilities (images × classes) and the labels, which each of `answers` has too.
-
-    Two of them are in memory at a time.
-    """
-    answers = iter(answers)
-    mean, labels = next(answers)
-    for number, (probabilities, _) in enumerate(answers, start=2):
-        mean = mean + (probabilities - mean) / number
-    return mean, labels
 
 
 class EnsembleRun:
@@ -105,7 +94,9 @@ class EnsembleRun:
         key = (file.level, split)
         if key in self.kept:
             return self.kept[key]
-        found = self.evaluator.probabilities(self.evaluator.read_ticket(file).state, split)
+        found = self.evaluator.probabilities(
+            self.evaluator.read_ticket(file).state, self.evaluator.data.eval_batches(split)
+        )
         if sum(probabilities.nbytes for probabilities, _ in [*self.kept.values(), found]) <= KEPT_BYTES:
             self.kept[key] = found
         return found

@@ -80,8 +80,12 @@ def predict(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], processes:
     With several `processes`, each has images of its own, and all get those of rank 0, then those of rank 1, and so on.
     """
     net.eval()
-    parts = [per_image(net(images), labels) for images, labels in batches]
-    mine = torch.cat(parts, 1).cpu() if parts else torch.empty(FIELDS, 0, dtype=torch.float64)
+    return gathered([per_image(net(images), labels) for images, labels in batches], processes)
+
+
+def gathered(parts: Sequence[Tensor], processes: Processes = SINGLE) -> Predictions:
+    """What `per_image` says of this process's batches, and after that of all processes', as one."""
+    mine = torch.cat([*parts], 1).cpu() if parts else torch.empty(FIELDS, 0, dtype=torch.float64)
     return Predictions(*torch.cat(processes.gather_objects(mine), 1))
 
 
@@ -138,11 +142,11 @@ class Evaluator:
             return {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     def validate(self, state: State) -> Score:
-        return self._score(state, "val")
+        return self._score(state, self.data.eval_batches("val"))
 
     def test(self, state: State) -> Score:
         """For reports alone: nothing may be chosen by it."""
-        return self._score(state, "test")
+        return self._score(state, self.data.eval_batches("test"))
 
     def loss_gradient(self, state: State) -> tuple[float, State]:
         """Cross-entropy on the validation images (nats, mean over them) and its gradient by each parameter.
@@ -171,24 +175,20 @@ class Evaluator:
         with self._network(state) as net:
             return predict(net, self.workers.watched(batches), self.processes)
 
-    def score(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    def _score(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
         """The score on the images of `batches`; each process has its part of them."""
         with self._network(state) as net:
             return evaluate(net, self.workers.watched(batches), self.processes)
 
-    def probabilities(self, state: State, split: str) -> tuple[Tensor, Tensor]:
-        """The classes' probabilities on this process's part of `split` (N × outputs, float32) and the labels (N)."""
+    def probabilities(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The classes' probabilities on this process's `batches` (N × outputs, float32) and the labels (N)."""
         with self._network(state) as net, torch.inference_mode():
             net.eval()
-            batches = self.workers.watched(self.data.eval_batches(split))
-            parts = [(net(images).float().softmax(1), labels) for images, labels in batches]
+            parts = [(net(images).float().softmax(1), labels) for images, labels in self.workers.watched(batches)]
         if not parts:
             return torch.empty(0, 1, device=self.device), torch.empty(0, dtype=torch.int64, device=self.device)
         outputs, labels = zip(*parts, strict=True)
         return torch.cat(outputs), torch.cat(labels)
-
-    def _score(self, state: State, split: str) -> Score:
-        return self.score(state, self.data.eval_batches(split))
 
     @contextlib.contextmanager
     def _network(self, state: State) -> Iterator[nn.Module]:

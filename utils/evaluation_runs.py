@@ -144,6 +144,8 @@ def _notes(scores: Sequence[Scored], corrupted: CorruptedImages | None) -> list[
     if alone:
         shown = ", ".join([*alone[:3], *(["…"] if len(alone) > 3 else [])])
         notes.append(f"no gain for {len(alone)} pools whose tickets are not among the networks given: {shown}")
+    if most := max(len(scored.states) for scored in scores) - 1:
+        notes.append(f"ensembles have no network of their own: for every image up to {most + 1} networks run")
     if corrupted:
         notes.append(f"corrupted: mean over five severities of {counted(corrupted.names)}")
     return notes

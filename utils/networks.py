@@ -9,16 +9,17 @@ from pathlib import Path
 from utils import checkpoint, tickets
 from utils.errors import UserError
 from utils.methods import TICKET, method_label
-from utils.recorded import read_results
+from utils.recorded import Results, read_results
 from utils.tickets import TicketFile
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A ticket, a pool or another network on disk.
+    """A ticket, a pool, an ensemble or another network on disk.
 
     `method` is what tables and pictures call it. A pool knows its `density` (0..1) and the digest of the ticket that it
-    started from, `start`; of the others, reading them tells. Other networks than tickets and pools have no `level`.
+    started from, `start`; of the others, reading them tells. Other networks than these have no `level`. An ensemble's
+    `file` is the `pools.json` that describes it; its `members` are tickets, the start first, with their digests.
     """
 
     method: str
@@ -26,6 +27,7 @@ class NetworkFile:
     file: TicketFile
     density: float | None = None
     start: str | None = None
+    members: tuple[tuple[TicketFile, str], ...] = ()
 
 
 def holds_pools(path: Path) -> bool:
@@ -39,10 +41,10 @@ def find_networks(paths: Sequence[Path]) -> list[NetworkFile]:
     A folder of pools that lies where Lottery_pools.py puts it brings along the tickets that its pools started from.
     Raises UserError, which names the path, for anything else.
     """
-    unique: dict[Path, NetworkFile] = {}
+    unique: dict[tuple[Path, int], NetworkFile] = {}
     for path in paths:
         for network in _networks_in(path):
-            unique.setdefault(network.file.path.resolve(), network)
+            unique.setdefault((network.file.path.resolve(), network.file.level), network)
     return _with_distinct_names([*unique.values()])
 
 
@@ -67,17 +69,35 @@ def _pools(folder: Path) -> list[NetworkFile]:
     """The pools in `folder`, after the tickets that they started from if it lies among those."""
     results = read_results(folder)
     if results.ensembles:
-        raise UserError(
-            f"{folder} holds ensembles, which have no network of their own to run: leave it out, or compare what was "
-            "recorded (folders of pools alone, without --score and --corruptions)"
-        )
-    paths = [tickets.pool_path(folder, level) for level in results.entries]
-    pools = [_pool(path, checkpoint.load(path)) for path in paths]
+        pools = _ensembles(results)
+    else:
+        paths = [tickets.pool_path(folder, level) for level in results.entries]
+        pools = [_pool(path, checkpoint.load(path)) for path in paths]
     beside, levels = [], {pool.level for pool in pools}
     for place in filter(None, (folder, tickets.tickets_beside(folder))):
         with contextlib.suppress(UserError):  # a courtesy: pools may lie anywhere
             beside += [ticket for ticket in _tickets(place) if ticket.level in levels]
     return [*beside, *pools]
+
+
+def _ensembles(results: Results) -> list[NetworkFile]:
+    """They are made of tickets, which are found where Lottery_pools.py leaves pools beside them."""
+    beside = tickets.tickets_beside(results.path.parent)
+    if beside is None:
+        raise UserError(
+            f"{results.path} describes ensembles of tickets, which are not known here: it must lie in pools/METHOD of "
+            "the tickets' folder; or compare what was recorded (without --score and --corruptions)"
+        )
+    files = {file.level: file for file in tickets.find_tickets(beside)}
+    found = []
+    for level, entry in results.entries.items():
+        missing = [member for member, _ in entry["tickets"] if member not in files]
+        if missing:
+            raise UserError(f"{results.path}: the ensemble of level {level} needs a ticket of level {missing[0]}")
+        members = tuple((files[member], digest) for member, digest in entry["tickets"])
+        file, start = TicketFile(level, results.path), entry["tickets"][0][1]
+        found.append(NetworkFile(results.label, level, file, entry["density"], start, members))
+    return found
 
 
 def _pool(path: Path, content: object) -> NetworkFile:

@@ -3,6 +3,7 @@
 Nothing here runs a network; `utils.evaluation.predict` does.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -68,6 +69,23 @@ def per_image(logits: Tensor, labels: Tensor) -> Tensor:
     confidence = logs.gather(1, predicted[:, None]).squeeze(1).exp()
     brier = logs.exp().square().sum(1) - 2 * true.squeeze(1).exp() + 1
     return torch.stack([predicted == labels, (logs > true).sum(1) < TOP, confidence, -true.squeeze(1), brier])
+
+
+def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The mean of several networks' probabilities (images × classes) and the labels, which each of `answers` has too.
+
+    Two of them are in memory at a time.
+    """
+    answers = iter(answers)
+    mean, labels = next(answers)
+    for number, (probabilities, _) in enumerate(answers, start=2):
+        mean = mean + (probabilities - mean) / number
+    return mean, labels
+
+
+def as_logits(probabilities: Tensor) -> Tensor:
+    """What `per_image` takes for these probabilities, whose softmax they are; where one has rounded to 0, the least."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def calibration_error(bins: list[dict[str, float]]) -> float:

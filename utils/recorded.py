@@ -48,7 +48,7 @@ def read_results(folder: Path) -> Results:
     if not entries:
         raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
     ensembles = content["settings"]["interpolate_method"] == ENSEMBLE
-    if ensembles and (odd := misfit(content, {"pools": [{"networks": is_whole}]})):
+    if ensembles and (odd := misfit(content, {"pools": [{"networks": is_whole, **STARTS}]})):
         raise UserError(f"{path} is no list of ensembles: {odd} is missing or odd")
     described = {name: content[name] for name in ("settings", "versions")}
     return Results(path, label, described, entries, dict(content.get("tickets", [])), ensembles=ensembles)

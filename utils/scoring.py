@@ -1,7 +1,8 @@
 """Networks run on test images, in and out of distribution, and pools set against the tickets that they came from."""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,23 +10,24 @@ from tqdm import tqdm
 
 from utils.corruptions import SEVERITIES, CorruptedImages, mean_accuracy
 from utils.errors import UserError
-from utils.evaluation import Evaluator
+from utils.evaluation import Evaluator, gathered
 from utils.networks import NetworkFile
-from utils.predictions import Paired, Predictions, mcnemar
+from utils.predictions import Paired, Predictions, as_logits, averaged, mcnemar, per_image
 from utils.pruning import State
+from utils.tickets import TicketFile
 
 
 @dataclass
 class Scored:
     """A network and what it is worth.
 
-    `state` lies on the CPU; `density` is 0..1; `digest` is the one that a pool knows its ticket by; `quality` is
-    `Predictions.summary()`. `paired` (ticket first, pool second) is of a pool whose `ticket` was scored too.
-    `corrupted` maps each corruption to the accuracies (percent) at the five severities.
+    `states` lie on the CPU, one, or those of an ensemble's members; `density` is 0..1; `digest` is the one that a pool
+    knows its ticket by; `quality` is `Predictions.summary()`. `paired` (ticket first, pool second) is of a pool whose
+    `ticket` was scored too. `corrupted` maps each corruption to the accuracies (percent) at the five severities.
     """
 
     network: NetworkFile
-    state: State
+    states: list[State]
     density: float
     digest: str
     predictions: Predictions | None = None
@@ -47,13 +49,33 @@ class Scored:
 
 def read_networks(networks: Sequence[NetworkFile], evaluator: Evaluator) -> list[Scored]:
     """All networks, not scored yet; UserError for a file that holds none of the evaluator's kind."""
+
+    @functools.cache  # many ensembles have a ticket in common
+    def read(file: TicketFile) -> tuple[State, float, str]:
+        ticket = evaluator.read_ticket(file)
+        return {name: value.cpu() for name, value in ticket.state.items()}, ticket.density, ticket.digest()
+
     scores = []
     for network in networks:
-        ticket = evaluator.read_ticket(network.file)
-        density = ticket.density if network.density is None else network.density
-        state = {name: value.cpu() for name, value in ticket.state.items()}
-        scores.append(Scored(network, state, density, ticket.digest()))
+        states, densities, digests = zip(*map(read, _files(network)), strict=True)
+        for (file, digest), found in zip(network.members, digests, strict=False):
+            if digest != found:
+                raise UserError(f"{file.path} is not the ticket that {network.file.path} was made with")
+        density = densities[0] if network.density is None else network.density
+        scores.append(Scored(network, [*states], density, digests[0]))
     return scores
+
+
+def _files(network: NetworkFile) -> list[TicketFile]:
+    return [file for file, _ in network.members] or [network.file]
+
+
+def _predict(scored: Scored, evaluator: Evaluator, batches: Callable[[], Iterable]) -> Predictions:
+    """Of an ensemble, by its members' averaged probabilities."""
+    if len(scored.states) == 1:
+        return evaluator.predict(scored.states[0], batches())
+    mean, labels = averaged(evaluator.probabilities(state, batches()) for state in scored.states)
+    return gathered([per_image(as_logits(mean), labels)] if len(labels) else [], evaluator.processes)
 
 
 def score_networks(
@@ -65,7 +87,7 @@ def score_networks(
 ) -> None:
     """Fill in `scores`: every network on the test images, and on the `corrupted` ones if there are any."""
     for scored in scores:
-        scored.predictions = evaluator.predict(scored.state, evaluator.data.eval_batches("test", batch_size))
+        scored.predictions = _predict(scored, evaluator, lambda: evaluator.data.eval_batches("test", batch_size))
         if not len(scored.predictions.correct):
             raise UserError("--data: none of the test images can be read")
         scored.quality = scored.predictions.summary()
@@ -98,11 +120,12 @@ def _score_corrupted(
     with tqdm(total=passes, desc="corrupted images", leave=False, disable=hidden, unit="pass") as bar:
         for name in corrupted.names:
             for severity in SEVERITIES:
+                batches = functools.partial(corrupted.batches, name, severity, batch_size)
                 for scored in scores:
-                    score = evaluator.score(scored.state, corrupted.batches(name, severity, batch_size))
-                    if not score.images:
+                    correct = _predict(scored, evaluator, batches).correct
+                    if not len(correct):
                         raise UserError(f"--corruptions: no image of {name}, severity {severity}, can be read")
-                    scored.corrupted.setdefault(name, []).append(score.accuracy)
+                    scored.corrupted.setdefault(name, []).append(100 * float(correct.sum()) / len(correct))
                     bar.update()
             bar.clear()
             say(f"  {name}: all networks, all severities")
