@@ -1,5 +1,6 @@
 """What several test modules share."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,9 +12,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from CIFAR import main_imp
+from utils import figures
+from utils.checkpoint import write_atomically
 from utils.parser import run_script
 from utils.randomness import generator
 
@@ -33,6 +37,27 @@ IMAGENET_IMP = [
     *(*IMAGENET, "--epochs", "3", "--decreasing_lr", "2", "--warmup", "1", "--rewind_epoch", "1", "--lr", "0.05"),
     *("--pruning_times", "2"),
 ]
+
+
+def write_stand_in(figure: Figure, path: Path, pdf: bool = True) -> None:
+    """In the place of `utils.figures.write`: files of the same names, nothing drawn in them."""
+    for name in (path, path.with_suffix(".pdf"))[: 1 + pdf]:
+        write_atomically(name, lambda file: file.write(b"a stand-in"))
+
+
+@contextlib.contextmanager
+def stand_ins() -> Iterator[None]:
+    """Pictures are made as ever and not drawn, which would take longer than all else that a small run does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "write", write_stand_in)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _pictures(request) -> Iterator[None]:
+    """Pictures are drawn in tests marked `pictures`, in fixtures of a module or session, and by other processes."""
+    with contextlib.nullcontext() if request.node.get_closest_marker("pictures") else stand_ins():
+        yield
 
 
 @pytest.fixture(scope="session")
