@@ -1,12 +1,13 @@
 """What several test modules share."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from CIFAR import main_imp
+from ImageNet import Lottery_pools
 from utils import figures
 from utils.checkpoint import write_atomically
 from utils.parser import run_script
@@ -118,12 +120,30 @@ def photographs(tmp_path_factory) -> Path:
     return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
-def script(name: str, *arguments: object, processes: int = 0) -> subprocess.CompletedProcess:
+def script(name: str | Path, *arguments: object, processes: int = 0) -> subprocess.CompletedProcess:
     """Run a script of ImageNet/ as a user does, under multiproc.py if `processes` is given."""
     launcher = ["../multiproc.py", f"--nproc_per_node={processes}"] if processes else []
-    command = [sys.executable, *launcher, name, *map(str, arguments)]
+    command = [sys.executable, *launcher, str(name), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT / "ImageNet", env=environment, capture_output=True, text=True, timeout=300)
+
+
+def in_one_process(script: ModuleType, *arguments: object) -> None:
+    """Run a script of ImageNet/ here, as a process of its own would: with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with stand_ins():
+            script.main([*map(str, arguments)])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def in_two_processes(*runs: Sequence[object]) -> None:
+    """Run Lottery_pools.py of ImageNet/ in turn with each of these arguments, in the same two processes."""
+    words = json.dumps([[*map(str, arguments)] for arguments in runs])
+    done = script(ROOT / "tests" / "in_turn.py", "Lottery_pools", words, processes=2)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -140,9 +160,9 @@ def imagenet_pools(photographs, imagenet_tickets, tmp_path_factory) -> dict[str,
     """The same search by one process, by two that share the images, and by two with a start each."""
     folder = tmp_path_factory.mktemp("imagenet_pools")
     search = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
-    for name, processes, more in (("one", 0, []), ("two", 2, []), ("starts", 2, ["--parallel", "starts"])):
-        done = script("Lottery_pools.py", *search, "--output_dir", folder / name, *more, processes=processes)
-        assert done.returncode == 0, done.stderr
+    runs = {name: [*search, "--output_dir", folder / name] for name in ("one", "two", "starts")}
+    in_one_process(Lottery_pools, *runs["one"])
+    in_two_processes(runs["two"], [*runs["starts"], "--parallel", "starts"])
     return {name: folder / name for name in ("one", "two", "starts")}
 
 
