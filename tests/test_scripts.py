@@ -764,7 +764,7 @@ def search(small_tickets, tmp_path):
 
     def run(folder: str, *flags: str) -> Path:
         files = ["--checkpoint", str(small_tickets), "--save_dir", str(tmp_path / folder)]
-        Lottery_pools.main([*SMALL, *LIST, *files, *flags])
+        Lottery_pools.main([*SMALL, *LIST, *files, "--jobs", "2", *flags])
         return tmp_path / folder
 
     return run
@@ -775,7 +775,8 @@ def whole(_small_tickets, tmp_path_factory) -> Path:
     """What the search above finds if nothing stops it. Nobody may write into it."""
     folder = tmp_path_factory.mktemp("whole") / "pools"
     with stand_ins():
-        Lottery_pools.main([*SMALL, *LIST, "--checkpoint", str(_small_tickets), "--save_dir", str(folder)])
+        files = ["--checkpoint", str(_small_tickets), "--save_dir", str(folder)]
+        Lottery_pools.main([*SMALL, *LIST, *files, "--jobs", "2"])
     return folder
 
 
