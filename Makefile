@@ -1,5 +1,5 @@
 # make quickstart: tickets and pools of handwritten digits, a table and a picture, in minutes on two cores
-# make test:       checks and tests
+# make test:       checks and tests, on two cores
 # Both set up $(VENV) first; PYTHON names the interpreter to do it with (3.10 or newer).
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,7 +23,7 @@ quickstart: install
 test: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,19 +1,25 @@
 """What several test modules share."""
 
+import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from CIFAR import main_imp
+from ImageNet import Lottery_pools
+from utils import figures
+from utils.checkpoint import write_atomically
 from utils.parser import run_script
 from utils.randomness import generator
 
@@ -33,6 +39,27 @@ IMAGENET_IMP = [
     *(*IMAGENET, "--epochs", "3", "--decreasing_lr", "2", "--warmup", "1", "--rewind_epoch", "1", "--lr", "0.05"),
     *("--pruning_times", "2"),
 ]
+
+
+def write_stand_in(figure: Figure, path: Path, pdf: bool = True) -> None:
+    """In the place of `utils.figures.write`: files of the same names, nothing drawn in them."""
+    for name in (path, path.with_suffix(".pdf"))[: 1 + pdf]:
+        write_atomically(name, lambda file: file.write(b"a stand-in"))
+
+
+@contextlib.contextmanager
+def stand_ins() -> Iterator[None]:
+    """Pictures are made as ever and not drawn, which would take longer than all else that a small run does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "write", write_stand_in)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _pictures(request) -> Iterator[None]:
+    """Pictures are drawn in tests marked `pictures`, in fixtures of a module or session, and by other processes."""
+    with contextlib.nullcontext() if request.node.get_closest_marker("pictures") else stand_ins():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -93,12 +120,30 @@ def photographs(tmp_path_factory) -> Path:
     return write_photographs(tmp_path_factory.mktemp("photographs"))
 
 
-def script(name: str, *arguments: object, processes: int = 0) -> subprocess.CompletedProcess:
+def script(name: str | Path, *arguments: object, processes: int = 0) -> subprocess.CompletedProcess:
     """Run a script of ImageNet/ as a user does, under multiproc.py if `processes` is given."""
     launcher = ["../multiproc.py", f"--nproc_per_node={processes}"] if processes else []
-    command = [sys.executable, *launcher, name, *map(str, arguments)]
+    command = [sys.executable, *launcher, str(name), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT / "ImageNet", env=environment, capture_output=True, text=True, timeout=300)
+
+
+def in_one_process(script: ModuleType, *arguments: object) -> None:
+    """Run a script of ImageNet/ here, as a process of its own would: with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with stand_ins():
+            script.main([*map(str, arguments)])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def in_two_processes(*runs: Sequence[object]) -> None:
+    """Run Lottery_pools.py of ImageNet/ in turn with each of these arguments, in the same two processes."""
+    words = json.dumps([[*map(str, arguments)] for arguments in runs])
+    done = script(ROOT / "tests" / "in_turn.py", "Lottery_pools", words, processes=2)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -115,9 +160,9 @@ def imagenet_pools(photographs, imagenet_tickets, tmp_path_factory) -> dict[str,
     """The same search by one process, by two that share the images, and by two with a start each."""
     folder = tmp_path_factory.mktemp("imagenet_pools")
     search = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
-    for name, processes, more in (("one", 0, []), ("two", 2, []), ("starts", 2, ["--parallel", "starts"])):
-        done = script("Lottery_pools.py", *search, "--output_dir", folder / name, *more, processes=processes)
-        assert done.returncode == 0, done.stderr
+    runs = {name: [*search, "--output_dir", folder / name] for name in ("one", "two", "starts")}
+    in_one_process(Lottery_pools, *runs["one"])
+    in_two_processes(runs["two"], [*runs["starts"], "--parallel", "starts"])
     return {name: folder / name for name in ("one", "two", "starts")}
 
 

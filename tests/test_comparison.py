@@ -102,6 +102,7 @@ def test_pictures_have_a_band_and_a_line_at_zero(seeds, tmp_path, monkeypatch):
     assert max(heights) - min(heights) == pytest.approx(2 * deviation)
 
 
+@pytest.mark.pictures
 def test_one_run_is_shown_without_deviations(seeds, tmp_path, capsys):
     evaluate.main([str(seeds[0]), str(seeds[3])])
     assert "±" not in (printed := capsys.readouterr().out) and "runs" not in printed

@@ -93,6 +93,7 @@ def assert_are_pictures(folder: Path, *names: str) -> None:
 # Scores
 
 
+@pytest.mark.pictures
 def test_scores_are_those_that_the_search_recorded(run, scores, tmp_path):
     folders = [run / "pools" / name for name in METHODS]
     networks, _ = scores(*folders, "--score")
@@ -122,6 +123,7 @@ def test_gain_of_a_pool_is_tested_on_the_images_that_one_alone_has_right(run, sc
     assert "McNemar" in printed
 
 
+@pytest.mark.pictures
 def test_files_agree_and_pictures_are_drawn(run, scores, tmp_path):
     networks, printed = scores(run)
     out = tmp_path / "out"
@@ -292,6 +294,7 @@ def corrupted(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.pictures
 def test_corruptions_are_scored_by_severity_and_extra_ones_stay_out_of_the_mean(run, scores, corrupted, tmp_path):
     networks, printed = scores(run, "--corruptions", corrupted)
     test, evaluator = digits_evaluator()

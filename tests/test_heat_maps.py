@@ -12,6 +12,7 @@ from test_report import assert_shows_something
 from utils import figures as figures_module
 from utils import heat_maps
 
+pytestmark = pytest.mark.pictures
 COEFFICIENTS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 
 

@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -13,6 +14,24 @@ from utils.methods import METHODS
 
 SCRIPTS = [(folder, name) for folder in ("CIFAR", "ImageNet") for name in ("main_imp", "Lottery_pools", "evaluate")]
 SCRIPTS.append(("CIFAR", "corrupt"))
+PROGRAMS = [*SCRIPTS, ("CIFAR", "export"), ("ImageNet", "export")]
+# Each script in a process without anything of ours: a fork of one that has imported what takes seconds.
+ASK_ALL = """
+import os, runpy, sys
+import matplotlib.figure, torchvision
+
+for number, path in enumerate(sys.argv[1:]):
+    if os.fork() == 0:
+        for stream, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{number}.{kind}", os.O_WRONLY | os.O_CREAT), stream)
+        folder, name = os.path.split(path)
+        os.chdir(folder)
+        sys.path[0], sys.argv = folder, [name, "--help"]
+        runpy.run_path(name, run_name="__main__")
+        sys.exit("the script did not end")
+    with open(f"{number}.status", "w") as file:
+        file.write(str(os.waitstatus_to_exitcode(os.wait()[1])))
+"""
 
 
 @pytest.mark.parametrize("folder, name", SCRIPTS)
@@ -29,11 +48,20 @@ def test_list_names_what_flags_can_name(folder, name, capsys):
     assert max(map(len, lines)) <= 120
 
 
-@pytest.mark.parametrize("folder, name", [*SCRIPTS, ("CIFAR", "export"), ("ImageNet", "export")])
-def test_help_says_what_a_script_does_and_shows_a_command(folder, name):
-    command, environment = [sys.executable, f"{name}.py", "--help"], {**os.environ, "COLUMNS": "100"}
-    done = subprocess.run(command, cwd=ROOT / folder, capture_output=True, text=True, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> Path:
+    """What `--help` of every script writes, in NUMBER.out and NUMBER.err, and its exit status, in NUMBER.status."""
+    folder = tmp_path_factory.mktemp("pages")
+    command = [sys.executable, "-c", ASK_ALL, *(str(ROOT / place / f"{name}.py") for place, name in PROGRAMS)]
+    subprocess.run(command, cwd=folder, env={**os.environ, "COLUMNS": "100"}, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("folder, name", PROGRAMS)
+def test_help_says_what_a_script_does_and_shows_a_command(pages, folder, name):
+    number = PROGRAMS.index((folder, name))
+    status, errors, page = ((pages / f"{number}.{kind}").read_text() for kind in ("status", "err", "out"))
+    assert (status, errors) == ("0", "")
+    lines = page.splitlines()
     assert lines[0].startswith(f"usage: {name}.py") and max(map(len, lines)) <= 120
     assert any(line.startswith("    python ") and f"{name}.py" in line for line in lines)

@@ -1,15 +1,27 @@
 """ImageNet's scripts on small photographs: what each process sees, and the same tickets and pools from one or two."""
 
+import functools
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
 import pytest
 import torch
-from conftest import CLASSES, IMAGENET, IMAGENET_IMP, IMAGENET_SEARCH, SHARED, script, write_photographs
+from conftest import (
+    CLASSES,
+    IMAGENET,
+    IMAGENET_IMP,
+    IMAGENET_SEARCH,
+    SHARED,
+    in_one_process,
+    in_two_processes,
+    script,
+    write_photographs,
+)
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -22,6 +34,11 @@ from utils.corruptions import SEVERITIES
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
+
+METHODS = ("uniform_soup", "greedy_soup", "ensemble", "learned")
+RIVALS = ["--learned_steps", 3, "--interpolate_method"]
+WITH_STARTS = ("greedy_soup", "ensemble")  # an ensemble's images are shared all the same
+STARTS = ["--parallel", "starts"]
 
 
 def rank(number: int, world: int) -> Processes:
@@ -230,12 +247,11 @@ def test_ticket_is_the_last_model_of_its_level_and_zero_where_pruned(imagenet_ti
     assert all((state[name][part == 0] == 0).all() for name, part in mask.items())
 
 
-def test_going_on_with_another_number_of_processes_says_so(photographs, imagenet_tickets, tmp_path):
+def test_going_on_with_another_number_of_processes_says_so(photographs, imagenet_tickets, tmp_path, capsys):
     copy = tmp_path / "tickets"
     subprocess.run(["cp", "-r", str(imagenet_tickets), str(copy)], check=True)
-    done = script("main_imp.py", photographs, *IMAGENET_IMP, "--pruning_times", 3, "--save_dir", copy)
-    assert done.returncode == 0, done.stderr
-    assert "not bit for bit" in done.stdout
+    in_one_process(main_imp, photographs, *IMAGENET_IMP, "--pruning_times", 3, "--save_dir", copy)
+    assert "not bit for bit" in capsys.readouterr().out
     assert [file.level for file in tickets.find_tickets(copy)] == [0, 1, 2]
 
 
@@ -258,13 +274,36 @@ def test_starts_of_their_own_give_the_very_same_pools(imagenet_pools):
         assert all(torch.equal(alone[name], shared[name]) for name in alone)
 
 
-def test_a_process_without_a_start_waits_for_the_others(photographs, imagenet_tickets, tmp_path):
+@pytest.fixture(scope="module")
+def others(photographs, imagenet_tickets, tmp_path_factory) -> Path:
+    """What else two processes can do with the tickets, each in a folder of its own."""
+    folder = tmp_path_factory.mktemp("others")
     search = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
-    done = script(
-        "Lottery_pools.py", *search, "--levels", 1, "--parallel", "starts", "--output_dir", tmp_path, processes=2
+    in_two_processes(
+        [*search, "--levels", 1, "--parallel", "starts", "--output_dir", folder / "one start"],
+        *([*search, *RIVALS, method, "--output_dir", folder / method] for method in METHODS),
+        *([*search, *RIVALS, method, *STARTS, "--output_dir", folder / f"{method} starts"] for method in WITH_STARTS),
+        [*search, *RIVALS, "linear_inter", "--interpolation_value_list", 0.5, "--output_dir", folder / "line"],
     )
-    assert done.returncode == 0, done.stderr
-    assert [entry["level"] for entry in entries(tmp_path)] == [1]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(photographs, imagenet_tickets, tmp_path_factory) -> Callable[[str], list[dict]]:
+    """The entries of one rival by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    @functools.cache
+    def run(method: str) -> list[dict]:
+        search = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
+        in_one_process(Lottery_pools, *search, *RIVALS, method, "--output_dir", folder / method)
+        return entries(folder / method)
+
+    return run
+
+
+def test_a_process_without_a_start_waits_for_the_others(others):
+    assert [entry["level"] for entry in entries(others / "one start")] == [1]
 
 
 def test_recalibrated_statistics_agree_to_rounding(imagenet_pools):
@@ -277,43 +316,22 @@ def test_recalibrated_statistics_agree_to_rounding(imagenet_pools):
             torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["uniform_soup", "greedy_soup", "ensemble", "learned"])
-def test_rivals_over_two_processes(photographs, imagenet_tickets, tmp_path, method):
+@pytest.mark.parametrize("method", METHODS)
+def test_rivals_over_two_processes(others, alone, method):
     """The same accuracies as one process; learned shares to rounding."""
-    arguments = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH, "--interpolate_method", method]
-    arguments += ["--learned_steps", 3]
-    found = []
-    for processes in (0, 2):
-        folder = tmp_path / str(processes)
-        done = script("Lottery_pools.py", *arguments, "--output_dir", folder, processes=processes)
-        assert done.returncode == 0, done.stderr
-        found.append(entries(folder))
-    for one, two in zip(*found, strict=True):
-        shares = [{member["level"]: member["weight"] for member in entry.pop("members")} for entry in (one, two)]
+    for one, two in zip(alone(method), entries(others / method), strict=True):
+        shares = [{member["level"]: member["weight"] for member in entry["members"]} for entry in (one, two)]
         assert shares[0] == pytest.approx(shares[1], abs=1e-5)
-        assert one == two
+        assert {**one, "members": None} == {**two, "members": None}
 
 
-def test_rivals_with_a_start_each_give_the_same(photographs, imagenet_tickets, tmp_path):
-    arguments = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
-    for method in ("greedy_soup", "ensemble"):  # an ensemble's images are shared all the same
-        found = []
-        for processes, more in ((0, ()), (2, ("--parallel", "starts"))):
-            folder = tmp_path / f"{method}{processes}"
-            flags = ["--interpolate_method", method, "--output_dir", folder, *more]
-            done = script("Lottery_pools.py", *arguments, *flags, processes=processes)
-            assert done.returncode == 0, done.stderr
-            found.append(entries(folder))
-        assert found[0] == found[1]
+@pytest.mark.parametrize("method", WITH_STARTS)
+def test_rivals_with_a_start_each_give_the_same(others, alone, method):
+    assert entries(others / f"{method} starts") == alone(method)
 
 
-def test_connectivity_over_two_processes(photographs, imagenet_tickets, tmp_path):
-    arguments = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH, "--interpolate_method", "linear_inter"]
-    done = script(
-        "Lottery_pools.py", *arguments, "--interpolation_value_list", 0.5, "--output_dir", tmp_path, processes=2
-    )
-    assert done.returncode == 0, done.stderr
-    (path,) = json.loads((tmp_path / tickets.CONNECTIVITY_JSON).read_text())["paths"]
+def test_connectivity_over_two_processes(others):
+    (path,) = json.loads((others / "line" / tickets.CONNECTIVITY_JSON).read_text())["paths"]
     assert path["coefficients"] == [0.0, 0.5, 1.0]
 
 
@@ -375,8 +393,8 @@ def evaluations(photographs, imagenet_tickets, imagenet_pools, corrupted, tmp_pa
     """The networks of one evaluation, by one process and by two, which cannot share 21 images evenly."""
     folder = tmp_path_factory.mktemp("evaluations")
     named = [imagenet_tickets, imagenet_pools["one"], "--data", photographs, *IMAGENET, "--batch_size", 4]
-    arguments = [*map(str, named), "--corruptions", str(corrupted), "--save_dir"]
-    evaluate.main([*arguments, str(folder / "1")])
+    arguments = [*named, "--corruptions", corrupted, "--save_dir"]
+    in_one_process(evaluate, *arguments, folder / "1")
     done = script("evaluate.py", *arguments, folder / "2", processes=2)
     assert done.returncode == 0, done.stderr
     return {processes: networks(folder / str(processes)) for processes in (1, 2)}

@@ -1,6 +1,7 @@
 """Killed in the midst of their work and started again, both CIFAR scripts end in the files of a run left alone."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,10 +13,14 @@ from benchmarks import kills
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> dict[str, dict[str, int]]:
-    """A handful of kills, in IMP and the search and in a save of each; more are `benchmarks/kills.py`'s."""
+    """A handful of kills, in IMP and the search and in a save of each; more are `benchmarks/kills.py`'s.
+
+    With two threads, so that a search tries two coefficients at the same time.
+    """
     folder = tmp_path_factory.mktemp("kills")
     command = [sys.executable, "benchmarks/kills.py", "--kills", "5", "--out", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert (folder / "kills.json").exists(), done.stderr
     counts = json.loads((folder / "kills.json").read_text())["counts"]
     wrong = counts["files that differ"]["all"] + counts["temporary files left over"]["all"]

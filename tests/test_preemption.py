@@ -13,6 +13,7 @@ import torch
 from conftest import IMP, ROOT, SMALL
 from test_imp import Data, assert_equal, contents, last, make_net, make_settings, quick  # noqa: F401
 
+from CIFAR import Lottery_pools
 from utils import preemption
 from utils.distributed import Processes
 from utils.imp import ImpRun
@@ -156,5 +157,5 @@ def test_scripts_stop_with_a_status_of_their_own_and_go_on(small_tickets, tmp_pa
     assert (tmp_path / "pools" / "0pool_unfinished.pth.tar").exists() or list(
         (tmp_path / "pools").glob("*pool.pth.tar")
     )
-    again = Script("Lottery_pools.py", *search)
-    assert again.end()[0] == 0
+    Lottery_pools.main([*map(str, search)])
+    assert len(list((tmp_path / "pools").glob("*pool.pth.tar"))) == 3

@@ -10,6 +10,8 @@ from PIL import Image
 from utils import figures as figures_module
 from utils import report
 
+pytestmark = pytest.mark.pictures
+
 
 @pytest.fixture(autouse=True)
 def _warnings_are_errors():

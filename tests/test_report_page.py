@@ -90,6 +90,7 @@ def test_nothing_that_a_file_says_becomes_html(tmp_path):
     assert [*found.images] == [hostile]
 
 
+@pytest.mark.pictures
 def test_page_of_recorded_pools_has_their_table_searches_and_lines(small_tickets, capsys):
     flags = [*SMALL, "--checkpoint", str(small_tickets), "--interpolation_value_list", "0.3", "0.7", "--quiet"]
     Lottery_pools.main([*flags, "--levels", "0", "1"])
@@ -112,6 +113,7 @@ def test_page_of_recorded_pools_has_their_table_searches_and_lines(small_tickets
     assert str(pools) in found.text and "report.html" not in found.texts
 
 
+@pytest.mark.pictures
 def test_page_of_scored_networks_has_their_pictures(small_tickets):
     images = [*SMALL[:4], "--device", "cpu", "--arch", "cifar_resnet_8_4"]
     evaluate.main([str(small_tickets), *images])

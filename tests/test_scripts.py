@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS, IMP, ROOT, SMALL, snapshot
+from conftest import DIGITS, IMP, ROOT, SMALL, snapshot, stand_ins
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -525,6 +525,7 @@ def test_both_spellings_of_linear_walk_the_same_line(walked, digits_tickets, tmp
     assert paths[0] == paths[1]
 
 
+@pytest.mark.pictures
 def test_all_pairs_are_asked_for_in_the_folder_of_the_neighbours(walked, digits_tickets, tmp_path, capfd):
     folder = tmp_path / "lines"
     shutil.copytree(walked, folder)
@@ -719,6 +720,7 @@ def test_ensembles_are_the_mean_of_their_members_probabilities_in_plain_pytorch(
             assert entry[f"pool_{part}_accuracy"] == 100 * right / len(images.labels)
 
 
+@pytest.mark.pictures
 def test_ensembles_say_what_they_cost(ensembles, capfd):
     for entry in ensembles.entries:
         kept = [KEPT[member["level"]] for member in entry["members"]]
@@ -773,10 +775,20 @@ def search(small_tickets, tmp_path):
 
     def run(folder: str, *flags: str) -> Path:
         files = ["--checkpoint", str(small_tickets), "--save_dir", str(tmp_path / folder)]
-        Lottery_pools.main([*SMALL, *LIST, *files, *flags])
+        Lottery_pools.main([*SMALL, *LIST, *files, "--jobs", "2", *flags])
         return tmp_path / folder
 
     return run
+
+
+@pytest.fixture(scope="module")
+def whole(_small_tickets, tmp_path_factory) -> Path:
+    """What the search above finds if nothing stops it. Nobody may write into it."""
+    folder = tmp_path_factory.mktemp("whole") / "pools"
+    with stand_ins():
+        files = ["--checkpoint", str(_small_tickets), "--save_dir", str(folder)]
+        Lottery_pools.main([*SMALL, *LIST, *files, "--jobs", "2"])
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -790,8 +802,7 @@ def search(small_tickets, tmp_path):
         (PoolRun, "_save_table", 2),  # after its pool is saved, before the table says so
     ],
 )
-def test_interrupted_search_goes_on_to_the_same_pools(search, monkeypatch, owner, name, calls):
-    whole = search("whole")
+def test_interrupted_search_goes_on_to_the_same_pools(whole, search, monkeypatch, owner, name, calls):
     stop_after(monkeypatch, owner, name, calls)
     with pytest.raises(KeyboardInterrupt):
         search("stopped")
@@ -804,17 +815,18 @@ def test_interrupted_search_goes_on_to_the_same_pools(search, monkeypatch, owner
     [
         *(("interpolate_swa", "validate", 7), ("interpolate_ema", "validate", 7)),
         *(("uniform_soup", "validate", 4), ("greedy_soup", "validate", 6)),  # within the second start
-        *(("learned", "loss_gradient", 75), ("ensemble", "test", 1)),
+        *(("learned", "loss_gradient", 12), ("ensemble", "test", 1)),
     ],
 )
 def test_interrupted_methods_go_on_to_the_same_pools(search, monkeypatch, method, name, calls):
-    whole = search("whole", "--interpolate_method", method)
+    flags = ("--interpolate_method", method, "--learned_steps", "8")
+    whole = search("whole", *flags)
     stop_after(monkeypatch, Evaluator, name, calls)
     with pytest.raises(KeyboardInterrupt):
-        search("stopped", "--interpolate_method", method)
+        search("stopped", *flags)
     monkeypatch.undo()
     stop_after(monkeypatch, Evaluator, "test", 4)  # two of the three starts are left
-    assert_same_pools(whole, search("stopped", "--interpolate_method", method))
+    assert_same_pools(whole, search("stopped", *flags))
 
 
 def test_candidates_tried_before_an_interruption_are_not_tried_again(search, monkeypatch, capfd):
@@ -861,8 +873,7 @@ def test_tickets_trained_in_this_folder_are_as_accurate_as_they_say(search, capf
     assert capfd.readouterr().err == ""
 
 
-def test_levels_one_after_the_other_give_what_all_at_once_do(search):
-    whole = search("whole")
+def test_levels_one_after_the_other_give_what_all_at_once_do(whole, search):
     for level in ("2", "0", "1"):
         by_level = search("by_level", "--levels", level, "--quiet")
     assert_same_pools(whole, by_level)
@@ -916,8 +927,7 @@ def test_methods_have_folders_of_their_own(small_tickets):
     }
 
 
-def test_ticket_that_comes_later_is_a_candidate_of_all_starts(search, small_tickets):
-    whole = search("whole")
+def test_ticket_that_comes_later_is_a_candidate_of_all_starts(whole, search, small_tickets):
     ticket = small_tickets / "2model_SA_best.pth.tar"
     ticket.rename(ticket.with_name("later"))
     growing = search("growing")
@@ -1057,9 +1067,12 @@ def leak(tmp_path_factory) -> list[Path]:
         folder = tmp_path_factory.mktemp(name)
         np.savez(folder / "images.npz", **{**arrays, "y_test": arrays["y_test"][order]})
         flags = [*SMALL, "--dataset", "npz", "--data", str(folder / "images.npz")]
-        main_imp.main([*flags, *IMP, "--epochs", "6", "--pruning_times", "2", "--save_dir", str(folder / "tickets")])
-        for method in LEAK_METHODS:
-            Lottery_pools.main([*flags, *METHODS[method], "--checkpoint", str(folder / "tickets")])
+        with stand_ins():
+            main_imp.main(
+                [*flags, *IMP, "--epochs", "6", "--pruning_times", "2", "--save_dir", str(folder / "tickets")]
+            )
+            for method in LEAK_METHODS:
+                Lottery_pools.main([*flags, *METHODS[method], "--checkpoint", str(folder / "tickets")])
         runs.append(folder / "tickets")
     return runs
 
@@ -1118,6 +1131,7 @@ def test_real_openlth_tickets_are_pooled_as_they_are(openlth_tickets, tmp_path):
 # Methods side by side
 
 
+@pytest.mark.pictures
 def test_evaluate_draws_and_tabulates_several_methods(small_tickets, capsys):
     folders = []
     for method in ("average", "interpolate_swa"):
