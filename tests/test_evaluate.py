@@ -304,7 +304,8 @@ def test_corruptions_are_scored_by_severity_and_extra_ones_stay_out_of_the_mean(
         fog, spatter = network["corruptions"]["fog"], network["corruptions"]["spatter"]
         assert list(network["corruptions"]) == ["fog", "spatter"]
         assert [fog[place] for place in (0, 1, 3, 4)] == [network["accuracy"]] * 4
-        assert fog[2] == evaluator.score(state, reversed_images.batches(200)).accuracy != network["accuracy"]
+        accuracy = evaluator.predict(state, reversed_images.batches(200)).summary()["accuracy"]
+        assert fog[2] == accuracy != network["accuracy"]
         assert len({*spatter}) == 1 and spatter[0] < 25
         assert network["corrupted_accuracy"] == pytest.approx(mean(fog))
     with (tmp_path / "out/corruptions.csv").open(newline="") as file:
@@ -399,11 +400,14 @@ def test_ensembles_are_scored_by_the_mean_of_their_members_probabilities(run, en
         assert entry["networks"] == len(members)
         assert entry["accuracy"] == recorded["pool_test_accuracy"]
         assert entry["gain"] == recorded["pool_test_accuracy"] - recorded["ticket_test_accuracy"]
-        answers = [evaluator.probabilities(tickets[level].state, test.batches(50)) for level in members]
-        true = sum(answer[0] for answer in answers).gather(1, test.labels[:, None]) / len(members)
-        assert entry["nll"] == pytest.approx(-true.double().log().mean().item(), rel=1e-5)
         fog = entry["corruptions"]["fog"]
-        assert fog[0] == pytest.approx(entry["accuracy"]) and fog[2] != fog[0]
+        for accuracy, images in ((fog[0], test), (fog[2], Split(test.images.flip(0), test.labels))):
+            answers = [evaluator.probabilities(tickets[level].state, images.batches(50))[0] for level in members]
+            averaged = sum(answers) / len(members)
+            assert accuracy == 100 * float((averaged.argmax(1) == test.labels).sum()) / len(test.labels)
+            if images is test:
+                true = averaged.double().gather(1, test.labels[:, None])
+                assert entry["nll"] == pytest.approx(-true.log().mean().item(), rel=1e-5)
 
 
 def test_ensembles_of_tickets_that_are_not_known(evaluation_fails, ensembles, tmp_path):
