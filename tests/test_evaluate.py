@@ -415,6 +415,13 @@ def test_ensembles_of_tickets_that_are_not_known(evaluation_fails, ensembles, tm
     assert str(elsewhere) in evaluation_fails(elsewhere, "--score")
 
 
+def test_ensembles_of_no_ticket(evaluation_fails, ensembles):
+    content = json.loads((ensembles / "pools.json").read_text())
+    content["pools"][1]["tickets"] = []
+    (ensembles / "pools.json").write_text(json.dumps(content))
+    assert "ensemble of level 1 has no tickets" in evaluation_fails(ensembles, "--score")
+
+
 def test_ensembles_of_a_ticket_that_is_gone(evaluation_fails, run, ensembles):
     (run / "2model_SA_best.pth.tar").unlink()
     assert "level 1 needs a ticket of level 2" in evaluation_fails(ensembles, "--score")

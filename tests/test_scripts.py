@@ -27,6 +27,7 @@ from utils import imp
 from utils.connectivity import ConnectivityRun
 from utils.errors import UserError
 from utils.evaluation import Evaluator
+from utils.methods import method_label
 from utils.pool_runs import PoolRun
 from utils.tickets import RunFiles, plain_state
 
@@ -1162,3 +1163,27 @@ def test_a_start_whose_candidate_changed_is_searched_again(small_tickets, tmp_pa
     after = pools_json(copy / "pools" / "Lottery_pools_0.3_0.7")["pools"]
     assert before[0]["steps"][0]["candidate"] == 1
     assert before[0]["steps"][0]["scores"] != after[0]["steps"][0]["scores"]
+
+
+def test_departures_have_folders_and_names_of_their_own(small_tickets):
+    flags = [*SMALL, *LIST, "--checkpoint", str(small_tickets), "--levels", "0", "--quiet"]
+    for more in (["--passes", "2", "--even_out"], ["--interpolate_method", "interpolate_swa", "--passes", "2"]):
+        Lottery_pools.main([*flags, *more])
+    folders = sorted(path.name for path in (small_tickets / "pools").iterdir())
+    assert folders == ["Lottery_pools_0.3_0.7_passes_2_even_out", "interpolate_swa"], "SWA heeds no --passes"
+    settings = json.loads((small_tickets / "pools" / folders[0] / "pools.json").read_text())["settings"]
+    assert method_label(settings) == "Lottery Pools (2 coefficients), passes 2, even out"
+    for name in ("passes", "even_out", "select_by"):  # as files have it that are older than the flags
+        del settings[name]
+    assert method_label(settings) == "Lottery Pools (2 coefficients)"
+
+
+def test_a_folder_of_before_a_flag_was_there_counts_as_made_without_it(search, fails, tmp_path):
+    folder = search("pools", "--levels", "0")
+    path = folder / "pools.json"
+    content = json.loads(path.read_text())
+    del content["settings"]["passes"]
+    path.write_text(json.dumps(content))
+    flags = [*SMALL, *LIST, "--checkpoint", tmp_path / "tickets", "--save_dir", folder, "--levels", "0"]
+    assert "--passes 1, not 2" in fails(Lottery_pools, *flags, "--passes", "2")
+    search("pools", "--levels", "0")

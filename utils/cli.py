@@ -23,8 +23,8 @@ from utils.methods import METHODS, method_name, most_at_once
 from utils.parser import Page, Parser, Preset, count, epochs_list, nonnegative, positive, share
 from utils.pool_runs import ORDERS
 from utils.pools import PAPER_COEFFICIENTS
+from utils.provenance import OLDER
 from utils.randomness import derive_seed
-from utils.recipes import PAPER
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
 FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}
@@ -229,24 +229,24 @@ def _add_recipe_flags(parser: Parser) -> None:
     group.add_argument(
         "--select_by",
         choices=SELECTIONS,
-        default=PAPER["select_by"],
+        default=OLDER["select_by"],
         help="which network is better, on validation images: the one of higher accuracy, or of lower loss",
     )
     group.add_argument(
         "--accept_margin",
         type=nonnegative,
-        default=PAPER["accept_margin"],
+        default=OLDER["accept_margin"],
         metavar="P",
         help="a candidate must raise the pool's accuracy by P points (with --select_by loss: lower its loss by P nats)",
     )
     group.add_argument(
         "--order",
         choices=ORDERS,
-        default=PAPER["order"],
+        default=OLDER["order"],
         help="try the nearest candidates first, or of these the best ones on validation images",
     )
     group.add_argument(
-        "--passes", type=positive, default=PAPER["passes"], metavar="N", help="try all candidates N times in turn"
+        "--passes", type=positive, default=OLDER["passes"], metavar="N", help="try all candidates N times in turn"
     )
     group.add_argument(
         "--even_out",
@@ -256,7 +256,7 @@ def _add_recipe_flags(parser: Parser) -> None:
     group.add_argument(
         "--learned_per",
         choices=GROUPS,
-        default=PAPER["learned_per"],
+        default=OLDER["learned_per"],
         help="learned has weights for the network, or for each block or layer",
     )
 

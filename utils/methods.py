@@ -19,8 +19,7 @@ from utils.learned import GROUPS, learned
 from utils.pool_runs import PoolRun
 from utils.pool_tables import results_table
 from utils.pools import PAPER_COEFFICIENTS, Method, Rival, ema, greedy, swa
-from utils.provenance import describe_run
-from utils.recipes import departures
+from utils.provenance import OLDER, describe_run
 from utils.soups import greedy_soup, uniform_soup
 from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
@@ -40,6 +39,12 @@ METHODS = {
     LEARNED: "weights of the ticket and its neighbours by gradient on validation images",
     ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
     CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
+}
+# Flags that depart from the paper, all later ones, and the methods that heed them.
+DEPARTURES = {
+    "select_by": (SEARCH, "greedy_soup"),
+    **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
+    "learned_per": (LEARNED,),
 }
 LABELS = {"interpolate_swa": "SWA", **{name: name.replace("_", " ") for name in (*SOUPS, LEARNED, ENSEMBLE)}}
 
@@ -106,13 +111,13 @@ def _method(args: argparse.Namespace) -> Method | Rival:
         return swa()
     if args.interpolate_method == "interpolate_ema":
         return ema(args.EMA_value)
-    departures = {"margin": args.accept_margin, "passes": args.passes, "even_out": args.even_out}
-    return greedy(args.interpolation_value_list, SEARCHES[args.coefficient_search], **departures)
+    others = {"margin": args.accept_margin, "passes": args.passes, "even_out": args.even_out}
+    return greedy(args.interpolation_value_list, SEARCHES[args.coefficient_search], **others)
 
 
 def method_label(settings: Mapping[str, Any]) -> str:
     """What tables and pictures call the method that a `pools.json` with these `settings` comes from."""
-    return ", ".join([_plain_label(settings), *(words.replace("_", " ") for words in departures(settings))])
+    return ", ".join([_plain_label(settings), *(words.replace("_", " ") for words in _departures(settings))])
 
 
 def _plain_label(settings: Mapping[str, Any]) -> str:
@@ -131,7 +136,15 @@ def _folder_name(args: argparse.Namespace) -> str:
         name = f"{name}_{args.EMA_value:g}"
     elif name not in LABELS and values != list(PAPER_COEFFICIENTS):
         name = "_".join([name, *(f"{value:g}" for value in values)])
-    return "_".join([name, *departures(vars(args))])
+    return "_".join([name, *_departures(vars(args))])
+
+
+def _departures(settings: Mapping[str, Any]) -> list[str]:
+    """The flags by which the method of these `settings` departs from the paper: `passes_2`, `even_out`."""
+    heeded = [name for name, methods in DEPARTURES.items() if settings["interpolate_method"] in methods]
+    values = {name: {**OLDER, **settings}[name] for name in heeded}
+    found = {name: value for name, value in values.items() if value != OLDER[name]}
+    return [name if value is True else f"{name}_{value}" for name, value in found.items()]
 
 
 def _chosen_levels(wanted: Sequence[int] | None, files: Sequence[TicketFile]) -> list[int]:

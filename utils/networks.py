@@ -91,6 +91,8 @@ def _ensembles(results: Results) -> list[NetworkFile]:
     files = {file.level: file for file in tickets.find_tickets(beside)}
     found = []
     for level, entry in results.entries.items():
+        if not entry["tickets"]:
+            raise UserError(f"{results.path} is damaged: the ensemble of level {level} has no tickets")
         missing = [member for member, _ in entry["tickets"] if member not in files]
         if missing:
             raise UserError(f"{results.path}: the ensemble of level {level} needs a ticket of level {missing[0]}")

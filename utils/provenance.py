@@ -28,6 +28,16 @@ FREE_FLAGS = {
     *("levels", "pairs", "pruning_times", "ticket_tolerance"),
 }
 
+# Flags that came later, with what older files, which note none of them, were made with.
+OLDER = {
+    "select_by": "accuracy",
+    "accept_margin": 0.0,
+    "order": "nearest",
+    "passes": 1,
+    "even_out": False,
+    "learned_per": "network",
+}
+
 
 def describe_run(
     flags: Mapping[str, Any], device: torch.device, images: Mapping[str, Any], processes: int = 1
@@ -114,6 +124,7 @@ def _check_whole(content: Any, path: Path, lists: Mapping[str, list]) -> None:
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
     """UserError when `path` was written with settings (`old`) under which the `new` ones would mix two runs."""
+    old = {**OLDER, **old}
     for name in sorted((set(old) & set(new)) - FREE_FLAGS):
         if old[name] != new[name]:
             if name == "images":
