@@ -29,6 +29,10 @@ FREE_FLAGS = {
 }
 
 
+# What older versions, which did not know these flags and so noted none, did.
+OLDER = {"replicas": 1}
+
+
 def describe_run(
     flags: Mapping[str, Any], device: torch.device, images: Mapping[str, Any], processes: int = 1
 ) -> dict[str, Any]:
@@ -114,6 +118,7 @@ def _check_whole(content: Any, path: Path, lists: Mapping[str, list]) -> None:
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
     """UserError when `path` was written with settings (`old`) under which the `new` ones would mix two runs."""
+    old = {**OLDER, **old}
     for name in sorted((set(old) & set(new)) - FREE_FLAGS):
         if old[name] != new[name]:
             if name == "images":
