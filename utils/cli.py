@@ -117,6 +117,13 @@ def add_imp_flags(parser: Parser) -> None:
         metavar="N",
         help="score validation and test every N epochs and in a level's first and last; tickets are of scored epochs",
     )
+    group.add_argument(
+        "--replicas",
+        type=positive,
+        default=1,
+        metavar="M",
+        help="train each level M times, on other orders of images, and take the mean, at M times the cost",
+    )
     group = parser.add_argument_group("pruning")
     group.add_argument("--pruning_times", type=positive, default=19, metavar="N", help="levels, the dense one included")
     group.add_argument(

@@ -39,6 +39,7 @@ from utils.tickets import RunFiles, Snapshot, alike, read_ticket
 from utils.training import EpochSums, Schedule, make_optimizer, restore_momentum, train_epoch
 
 Batch = tuple[Tensor, Tensor]
+Note = Callable[[int, int, Mapping[str, float]], None]
 PRUNE_TYPES = ("lt", "rewind_lt", "pt")
 
 
@@ -59,10 +60,15 @@ class ImpSettings:
     seed: int
     amp: bool = False
     eval_freq: int = 1
+    replicas: int = 1
+    replica: int | None = None  # which of several this training is; None: the run itself
 
     def first_epoch(self, level: int) -> int:
-        """Where a level's training starts: rewinding takes the learning-rate schedule back with the weights."""
-        return self.rewind_epoch if level > 0 and self.prune_type == "rewind_lt" else 0
+        """Where a level's training starts: rewinding takes the learning-rate schedule back with the weights.
+
+        So it does for replicas but the first at level 0, who start at the rewind point.
+        """
+        return self.rewind_epoch if (level > 0 or self.replica) and self.prune_type == "rewind_lt" else 0
 
     def is_scored(self, level: int, epoch: int) -> bool:
         """Whether validation and test are scored after the 1-based `epoch`: every so many, a level's first and last."""
@@ -76,6 +82,7 @@ class ImpRun:
     every one of them runs this on its part of the images, and the main one writes. `stop` is asked again and again: as
     soon as it says so, the epoch is saved as far as it has come and Preempted is raised. `note` gets level, epoch (from
     1) and the numbers of each epoch before it is saved, so that none is missing; after an interruption, some again.
+    `forward` is what `processes` have wrapped `net` in, if they have: that must be done once.
     """
 
     def __init__(
@@ -87,14 +94,15 @@ class ImpRun:
         say: Callable[[str], None],
         processes: Processes = SINGLE,
         stop: Callable[[], bool] = lambda: False,
-        note: Callable[[int, int, Mapping[str, float]], None] = lambda *_: None,
+        note: Note = lambda *_: None,
+        forward: nn.Module | None = None,
     ):
         self.net, self.data, self.settings, self.files, self.say = net, data, settings, files, say
         self.stop, self.note = stop, note
         self.prunable = prunable_names(net, files.prunable)
         self.processes = processes
         self.device = next(net.parameters()).device
-        self.forward = self.processes.wrap(net)
+        self.forward = forward or self.processes.wrap(net)
         self.optimizer = self._new_optimizer()
 
     def run(self) -> None:
@@ -108,11 +116,14 @@ class ImpRun:
             progress = self._next_level(progress)
 
     def _check_space(self, progress: Snapshot) -> None:
-        levels = self.settings.pruning_times - progress.level - (progress.best >= 0)
-        if levels > 0 and self.processes.is_main:
+        if self.processes.is_main and (levels := self._levels_left(progress)) > 0:
             check_space(
                 self.files.folder, levels * self.files.level_bytes(progress), f"tickets of {levels} more levels"
             )
+
+    def _levels_left(self, progress: Snapshot) -> int:
+        """Of how many levels the files are still to be written."""
+        return self.settings.pruning_times - progress.level - (progress.best >= 0)
 
     def _first_level(self) -> Snapshot:
         state = self._state()
@@ -131,6 +142,10 @@ class ImpRun:
         if settings.prune_type == "pt" and done.level == 0:
             best = self.processes.from_main(lambda: read_ticket(self.files.ticket(0)).state)
             rewind = {**done.state, **best}
+        return self._start(level, mask, rewind)
+
+    def _start(self, level: int, mask: Mask, rewind: State) -> Snapshot:
+        """A level before its first epoch, with what `mask` leaves of `rewind` in the network, and no momentum."""
         self.net.load_state_dict(apply_mask(rewind, mask))
         self.optimizer = self._new_optimizer()
         return self._begin(level, mask, rewind)
@@ -149,7 +164,8 @@ class ImpRun:
         curve = self.files.curve(progress.level)
         if progress.epoch >= self.settings.epochs and curve.exists():
             return
-        self.say(_density_lines(progress.level, progress.mask))
+        if not self.settings.replica:  # the first of several says it for all
+            self.say(_density_lines(progress.level, progress.mask))
         while progress.epoch < self.settings.epochs:
             self._train_epoch(progress)
         self._write(report.plot_curves, progress.curves, curve, self.settings.first_epoch(progress.level))
@@ -161,10 +177,7 @@ class ImpRun:
         if settings.is_scored(level, progress.epoch + 1):
             scores |= {"val_ta": self._score("val", progress), "test_ta": self._score("test", progress)}
         self._refuse_divergence(progress, scores)
-        progress.epoch, progress.underway = progress.epoch + 1, {}
-        # Where torch's scheduler leaves it, for programs that go on with one.
-        self.optimizer.param_groups[0]["lr"] = settings.schedule.decayed(progress.epoch)
-        self._take_stock(progress)
+        self._end_epoch(progress, progress.epoch + 1)
         for name, curve in progress.curves.items():
             # Programs that read the curves expect a value for each epoch: one without a score keeps the last.
             curve.append(scores[name].accuracy if name in scores else curve[-1])
@@ -179,9 +192,13 @@ class ImpRun:
         self._write(self.files.save_checkpoint, progress, progress.epoch == settings.epochs)
         accuracies = (f"  {name.removesuffix('_ta')} {score.accuracy:6.2f}%" for name, score in scores.items())
         self.say(
-            f"level {level} epoch {progress.epoch:3d}/{settings.epochs}  loss {scores['train_ta'].loss:.4f}"
+            f"{self._title(level)} epoch {progress.epoch:3d}/{settings.epochs}  loss {scores['train_ta'].loss:.4f}"
             f"{''.join(accuracies)}{'  best' if is_best else ''}"
         )
+
+    def _title(self, level: int) -> str:
+        """What the log calls a level of this run."""
+        return f"level {level}" if self.settings.replica is None else f"level {level} replica {self.settings.replica}"
 
     def _numbers(self, progress: Snapshot, scores: Mapping[str, Score]) -> dict[str, float]:
         """Of the epoch that has just ended, by TensorBoard's tags: losses in nats, accuracies in percent."""
@@ -194,6 +211,12 @@ class ImpRun:
             split = name.removesuffix("_ta")
             numbers |= {f"loss/{split}": score.loss, f"accuracy/{split}": score.accuracy}
         return numbers
+
+    def _end_epoch(self, progress: Snapshot, epoch: int) -> None:
+        progress.epoch, progress.underway = epoch, {}
+        # Where torch's scheduler leaves it, for programs that go on with one.
+        self.optimizer.param_groups[0]["lr"] = self.settings.schedule.decayed(epoch)
+        self._take_stock(progress)
 
     def _take_stock(self, progress: Snapshot) -> None:
         """Note the weights and the optimizer as they are now."""
@@ -209,8 +232,8 @@ class ImpRun:
                 good = progress.level if progress.best >= 0 else progress.level - 1
                 ticket = f"the last good ticket is {self.files.ticket(good).path}" if good >= 0 else "no ticket is lost"
                 raise UserError(
-                    f"{title} loss is {loss} in epoch {progress.epoch + 1} of level {progress.level}: lower --lr "
-                    f"or raise --warmup; {ticket}"
+                    f"{title} loss is {loss} in epoch {progress.epoch + 1} of {self._title(progress.level)}: lower "
+                    f"--lr or raise --warmup; {ticket}"
                 )
 
     def _train_pass(self, progress: Snapshot) -> Score:
@@ -221,11 +244,12 @@ class ImpRun:
             sums = EpochSums(batches=sums.batches)
         first, steps = sums.batches, self.data.train_batch_count(settings.batch_size)
         rates = (settings.schedule.learning_rate(epoch, step, steps) for step in range(first, steps))
-        batches = self.data.train_batches(settings.batch_size, settings.seed, "train", level, epoch, first=first)
+        purpose = (settings.seed, "train", level, epoch, *(("replica", settings.replica) if settings.replica else ()))
+        batches = self.data.train_batches(settings.batch_size, *purpose, first=first)
         quiet = None if self.processes.is_main else True  # None: no bar without a terminal
         bar = tqdm(
             self._until_stopped(batches, progress, sums),
-            f"level {level} epoch {epoch + 1}",
+            f"{self._title(level)} epoch {epoch + 1}",
             steps,
             initial=first,
             leave=False,
@@ -284,8 +308,9 @@ class ImpRun:
     def _resume(self) -> Snapshot | None:
         """What the newest checkpoint in the folder holds, loaded into the network and the optimizer."""
         level = self.processes.from_main(self.files.newest_level)
-        if level is None:
-            return None
+        return None if level is None else self._load(level)
+
+    def _load(self, level: int) -> Snapshot:
         path = self.files.checkpoint(level)
         progress = Snapshot(**self.processes.from_main(lambda: vars(self.files.load_checkpoint(level))))
         try:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
 from utils.events import Events
-from utils.imp import ImpRun, ImpSettings
+from utils.imp import ImpRun, ImpSettings, Note
 from utils.preemption import deferred
 from utils.provenance import claimed_folder, describe_run
+from utils.replicas import ReplicasRun
 from utils.tickets import RunFiles
 from utils.training import Schedule
 
@@ -31,7 +33,8 @@ def run_imp(
     """Find the tickets that the flags ask for, or those of them that an earlier run of the same command did not."""
     settings = imp_settings(args)
     files = layout(_run_folder(args, layout), args.slim)
-    note = Events(files.folder / tickets.EVENTS).write if args.tensorboard else lambda *_: None
+    replicas = range(settings.replicas) if settings.replicas > 1 else ()
+    note, *notes = (_note(args, part) for part in (files, *map(files.replica, replicas)))
     device = next(net.parameters()).device
     description = describe_run(vars(args), device, data.identity, processes.world)
     where = f"{device} in {precision_name(device, args.amp)}"
@@ -41,11 +44,18 @@ def run_imp(
         if before != processes.world:
             say(f"{processes.world} processes where there were {before}: it goes on, but not bit for bit")
         if processes.is_main:
-            files.remove_leftovers()
+            for part in files.parts():
+                part.remove_leftovers()
         with deferred() as stop:
-            ImpRun(net, data, settings, files, say, processes, stop, note).run()
+            make = partial(ReplicasRun, replica_notes=notes) if replicas else ImpRun
+            make(net, data, settings, files, say, processes, stop, note).run()
     if processes.is_main:
         print(f"tickets of {args.pruning_times} levels are in {files.folder}", flush=True)
+
+
+def _note(args: argparse.Namespace, files: RunFiles) -> Note:
+    """What takes the numbers of each epoch."""
+    return Events(files.folder / tickets.EVENTS).write if args.tensorboard else lambda *_: None
 
 
 def imp_settings(args: argparse.Namespace) -> ImpSettings:
@@ -68,6 +78,7 @@ def imp_settings(args: argparse.Namespace) -> ImpSettings:
         seed=args.seed,
         amp=args.amp,
         eval_freq=args.eval_freq,
+        replicas=args.replicas,
     )
 
 
@@ -75,27 +86,37 @@ def _claimed(
     files: RunFiles, description: dict[str, Any], processes: Processes
 ) -> AbstractContextManager[dict[str, Any]]:
     """Note the settings of this run in its folder, or refuse to go on with, or over, another's."""
-    path, started = files.folder / tickets.SETTINGS, files.newest_level() is not None
+    path, started = files.folder / tickets.SETTINGS, _is_started(files)
     if not started and not path.exists() and files.holds_tickets():
         raise UserError(f"{files.folder} holds tickets that are not this run's: name another folder with --save_dir")
     return claimed_folder(path, description, processes, started)
+
+
+def _is_started(files: RunFiles) -> bool:
+    return any(part.newest_level() is not None for part in files.parts())
 
 
 def _run_folder(args: argparse.Namespace, layout: type[RunFiles]) -> Path:
     """Where the tickets go: --save_dir, the folder of the run that --checkpoint names, or a place by the flags."""
     if args.checkpoint is None:
         by_flags = tickets.run_folder(args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed)
-        return args.save_dir or by_flags
+        return _no_replica(args.save_dir or by_flags)
     if not args.checkpoint.exists():
         raise UserError(f"--checkpoint {args.checkpoint} does not exist")
-    folder = args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    folder = _no_replica(args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent)
     if args.save_dir is not None and args.save_dir.resolve() != folder.resolve():
         raise UserError(f"--checkpoint goes on in its own folder: leave --save_dir {args.save_dir} out")
-    newest = layout(folder).newest_level()
-    if newest is None:
+    if not _is_started(layout(folder)):
         raise UserError(f"--checkpoint {args.checkpoint}: there is nothing to go on from in {folder}")
+    newest = layout(folder).newest_level() or 0
     if args.checkpoint.is_file() and args.checkpoint.name != layout(folder).checkpoint(newest).name:
         raise UserError(
             f"--checkpoint {args.checkpoint} is not the newest: move level {newest} and what follows away first"
         )
+    return folder
+
+
+def _no_replica(folder: Path) -> Path:
+    if tickets.is_replica(folder.resolve()):
+        raise UserError(f"{folder} is a part of the run in {folder.resolve().parent}: name that")
     return folder

@@ -39,6 +39,10 @@ OLDER = {
 }
 
 
+# What older versions, which did not know these flags and so noted none, did.
+OLDER = {"replicas": 1}
+
+
 def describe_run(
     flags: Mapping[str, Any], device: torch.device, images: Mapping[str, Any], processes: int = 1
 ) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from utils.records import CHECKPOINT, UNDERWAY
 
 SETTINGS = "settings.json"
 EVENTS = "tensorboard"
+REPLICA = r"replica_(\d+)"
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
 CONNECTIVITY_JSON, CONNECTIVITY_CSV = "connectivity.json", "connectivity.csv"
 CONNECTIVITY_PLOT, BARRIERS_PLOT = "connectivity.png", "barriers.png"
@@ -137,6 +138,12 @@ def ticket_of_file(path: Path) -> TicketFile | None:
     return None
 
 
+def is_replica(folder: Path) -> bool:
+    """Whether `folder` is that of a replica (see `RunFiles.replica`) in the folder of its run."""
+    run = folder.parent
+    return bool(re.fullmatch(REPLICA, folder.name)) and ((run / SETTINGS).exists() or any(run.glob("level_*")))
+
+
 def _published_tickets(folder: Path) -> list[TicketFile]:
     names = [(re.match(r"\d+", path.name), path) for path in folder.glob("*model_SA_best*")]
     return [TicketFile(int(number.group()), path) for number, path in names if number]
@@ -144,8 +151,8 @@ def _published_tickets(folder: Path) -> list[TicketFile]:
 
 def _openlth_tickets(folder: Path) -> list[TicketFile]:
     """OpenLTH's levels in `folder`: a replicate, a `lottery_<hash>` or the root that holds one."""
-    folders = (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*")))
-    runs = [run for run in folders if _openlth_levels(run)]
+    below = [other for depth in ("*", "*/*") for other in sorted(folder.glob(depth)) if not is_replica(other)]
+    runs = [run for run in (folder, *below) if _openlth_levels(run)]
     if len(runs) > 1:
         raise UserError(f"{folder} holds several runs, name one of them: {', '.join(map(str, runs))}")
     return _openlth_levels(runs[0]) if runs else []
@@ -320,6 +327,15 @@ class RunFiles:
 
     def __init__(self, folder: Path, slim: bool = False):
         self.folder, self.slim = Path(folder), slim
+
+    def replica(self, number: int) -> "RunFiles":
+        """The files, in the same layout, of one of several trainings of each level, whose mean is this run's."""
+        return type(self)(self.folder / f"replica_{number}", self.slim)
+
+    def parts(self) -> list["RunFiles"]:
+        """These files and those of the replicas that are there."""
+        numbers = (re.fullmatch(REPLICA, path.name) for path in self.folder.glob("*"))
+        return [self, *(self.replica(number) for number in sorted(int(name[1]) for name in numbers if name))]
 
     def ticket(self, level: int) -> TicketFile:
         return TicketFile(level, self.folder / f"{level}model_SA_best.pth.tar")
