@@ -30,6 +30,7 @@ FREE_FLAGS = {
 
 # Flags that came later, with what older files, which note none of them, were made with.
 OLDER = {
+    "replicas": 1,
     "select_by": "accuracy",
     "accept_margin": 0.0,
     "order": "nearest",
@@ -37,10 +38,6 @@ OLDER = {
     "even_out": False,
     "learned_per": "network",
 }
-
-
-# What older versions, which did not know these flags and so noted none, did.
-OLDER = {"replicas": 1}
 
 
 def describe_run(
