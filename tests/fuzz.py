@@ -206,7 +206,7 @@ def ticket_subjects(folder: Path, evaluator: Evaluator) -> Iterator[Subject]:
 
 def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[Subject]:
     records = (*mutations.DAMAGE, *mutations.ZIP, *mutations.PICKLE, *mutations.RECORD)
-    start = run.files[1]
+    start = run.study.files[1]
     ticket = evaluator.read_ticket(start)
     settings = folder / "cifar" / tickets.SETTINGS
     flags = json.loads(settings.read_text())
@@ -217,7 +217,7 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
         run._save_table()
 
     def unfinished() -> Any:
-        pool = run._unfinished(start, ticket)
+        pool = run._unfinished(start, ticket, [file.level for file in run.study.candidates(start)])
         return pool and pool.state
 
     yield Subject("checkpoint", RunFiles(folder / "cifar").checkpoint(1), resumption(folder, evaluator.data), records)
@@ -227,7 +227,7 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
     yield Subject("settings.json", settings, lambda: claim(settings, flags), documents)
 
     def compared() -> None:
-        claim(pools, run.description, pools=[])
+        claim(pools, run.study.description, pools=[])
         comparison.compare([recorded.read_results(pools)], folder / "compared")
 
     yield Subject("pools.json", pools, compared, documents)
