@@ -81,8 +81,8 @@ def plot(results: dict[str, dict], path: Path) -> None:
         axes.errorbar(result["difference"], place, xerr=result["difference_error"], fmt="o", ms=4, color="#0072B2")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(results)), list(results))
-    axes.invert_yaxis()
-    axes.set_xlabel("accuracy of the pools against the paper's (points)")
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.set_xlabel("points above the paper's search")
     write(figure, path)
 
 
