@@ -1,6 +1,8 @@
 """IMP on a network of 252 prunable weights and 24 images: levels of 252, 202, 162 and 130 weights at a rate of 0.2."""
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
 
@@ -418,22 +420,17 @@ class PowerCutError(Exception):
     pass
 
 
-def run_until(cut: int | None, folder: Path, monkeypatch, only_log: bool = False, **changes) -> int:
-    """A run that dies at the `cut`-th event of its life: a batch, a line of the log, before or after a file.
+@contextlib.contextmanager
+def dying(cut: int | None, monkeypatch, saves: bool = True) -> Iterator[tuple[Callable[..., None], Iterator[int]]]:
+    """Gives a function that dies at its `cut`-th call (None: never), and what counts the calls.
 
-    With `only_log`, lines of the log alone are events. Returns how many events there were.
+    With `saves`, it is called before and after each file that is saved.
     """
     events = count()
 
-    def event(is_log: bool = False) -> None:
-        if (is_log or not only_log) and next(events) == cut:
+    def event(*_) -> None:
+        if next(events) == cut:
             raise PowerCutError
-
-    class DyingData(Data):
-        def train_batches(self, batch_size, *purpose, first=0):
-            for batch in super().train_batches(batch_size, *purpose, first=first):
-                event()
-                yield batch
 
     def save(content, path, save=checkpoint.save):
         event()
@@ -441,11 +438,28 @@ def run_until(cut: int | None, folder: Path, monkeypatch, only_log: bool = False
         event()
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save)
+        if saves:
+            patch.setattr(checkpoint, "save", save)
         try:
-            run_imp(folder, DyingData(), lambda line: event(is_log=True), **changes)
+            yield event, events
         except PowerCutError:
             assert cut is not None
+
+
+def run_until(cut: int | None, folder: Path, monkeypatch, only_log: bool = False, **changes) -> int:
+    """A run that dies at the `cut`-th event of its life: a batch, a line of the log, before or after a file.
+
+    With `only_log`, lines of the log alone are events. Returns how many events there were.
+    """
+    with dying(cut, monkeypatch, saves=not only_log) as (event, events):
+
+        class DyingData(Data):
+            def train_batches(self, batch_size, *purpose, first=0):
+                for batch in super().train_batches(batch_size, *purpose, first=first):
+                    event()
+                    yield batch
+
+        run_imp(folder, Data() if only_log else DyingData(), event, **changes)
     return next(events)
 
 

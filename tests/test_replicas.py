@@ -17,8 +17,8 @@ from conftest import IMAGENET_IMP, IMAGENET_SEARCH, IMP, SMALL, script
 from test_imp import (  # noqa: F401
     CONVOLUTIONS,
     Data,
-    PowerCutError,
     assert_equal,
+    dying,
     last,
     make_net,
     make_settings,
@@ -33,7 +33,6 @@ from torch.optim.swa_utils import update_bn
 
 from CIFAR import Lottery_pools, main_imp
 from ImageNet import Lottery_pools as search_photographs
-from utils import checkpoint
 from utils.errors import UserError
 from utils.evaluation import Score
 from utils.imp import ImpRun
@@ -252,23 +251,8 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bytes(changes, tmp_path):
 
 def run_until_cut(cut: int | None, folder: Path, monkeypatch) -> int:
     """A run that dies at the `cut`-th event of its life: a line of the log, before or after a file."""
-    events = count()
-
-    def event(*_) -> None:
-        if next(events) == cut:
-            raise PowerCutError
-
-    def save(content, path, save=checkpoint.save):
-        event()
-        save(content, path)
-        event()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save)
-        try:
-            run(folder, say=event, **SHORT)
-        except PowerCutError:
-            assert cut is not None
+    with dying(cut, monkeypatch) as (event, events):
+        run(folder, say=event, **SHORT)
     return next(events)
 
 
