@@ -200,6 +200,20 @@ def add_pool_flags(
         help="of linear_inter: lines between neighbouring levels, or between all pairs of --levels (many)",
     )
     group.add_argument(
+        "--ticket_tolerance",
+        type=nonnegative,
+        default=1.0,
+        metavar="P",
+        help="report tickets whose validation accuracy is not the one in their file by more than P points",
+    )
+    _add_cost_flags(group)
+    _add_recipe_flags(parser)
+    _add_pool_folders(parser, tickets_flags, pools_flag)
+
+
+def _add_cost_flags(group: argparse._ArgumentGroup) -> None:
+    """How many images and coefficients a search takes."""
+    group.add_argument(
         "--bn_images", type=count, default=0, metavar="N", help="training images a recalibration sees; 0: all"
     )
     group.add_argument(
@@ -207,13 +221,6 @@ def add_pool_flags(
         type=count,
         metavar="N",
         help="training images that a finished pool is recalibrated on once more; 0: all; default: none",
-    )
-    group.add_argument(
-        "--ticket_tolerance",
-        type=nonnegative,
-        default=1.0,
-        metavar="P",
-        help="report tickets whose validation accuracy is not the one in their file by more than P points",
     )
     group.add_argument(
         "--coefficient_search",
@@ -227,8 +234,6 @@ def add_pool_flags(
         settings=FAST,
         help=f"the same as {_as_flags(FAST)}: see README for what it changes; flags after it win",
     )
-    _add_recipe_flags(parser)
-    _add_pool_folders(parser, tickets_flags, pools_flag)
 
 
 def _add_recipe_flags(parser: Parser) -> None:
