@@ -60,14 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
 def compare(found: list[list[dict]], reference: list[list[dict]]) -> dict:
     """How the pools of a recipe stand against the paper's, over all starts and run by run."""
     entries = variants.flat(found)
-    runs = [variants.paired(mine, theirs)["difference"] for mine, theirs in zip(found, reference, strict=True)]
+    runs = [variants.differences(mine, theirs) for mine, theirs in zip(found, reference, strict=True)]
     scored = [sum(score is not None for step in entry["steps"] for score in step["scores"]) for entry in entries]
     return {
         "starts": len(entries),
         "scored": statistics.mean(scored),
         "gain": variants.gain(entries),
-        **variants.paired(entries, variants.flat(reference)),
-        "runs": runs,
+        **variants.paired(variants.flat(runs)),
+        "runs": [statistics.mean(run) for run in runs],
     }
 
 

@@ -59,7 +59,7 @@ def compare(found: list[dict], reference: list[dict]) -> dict:
             sum(score is not None for score in step["scores"]) for entry in found for step in entry["steps"]
         ),
         "gain": variants.gain(found),
-        **variants.paired(found, reference),
+        **variants.paired(variants.differences(found, reference)),
     }
 
 

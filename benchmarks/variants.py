@@ -4,11 +4,14 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks import measure
 from CIFAR import Lottery_pools
 from utils import checkpoint
 from utils.tickets import POOLS_JSON
+
+T = TypeVar("T")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +55,9 @@ def pools(args: argparse.Namespace, name: str, manner: Sequence[str]) -> list[li
     return found
 
 
-def flat(runs: Sequence[list[dict]]) -> list[dict]:
-    """The entries of all runs, one after another."""
-    return [entry for run in runs for entry in run]
+def flat(runs: Sequence[list[T]]) -> list[T]:
+    """What all runs have, one after another."""
+    return [one for run in runs for one in run]
 
 
 def gain(entries: Sequence[dict]) -> float:
@@ -62,11 +65,15 @@ def gain(entries: Sequence[dict]) -> float:
     return statistics.mean(entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in entries)
 
 
-def paired(found: Sequence[dict], reference: Sequence[dict]) -> dict:
-    """Points of test accuracy that pools have over those of the reference, start by start: mean and standard error."""
-    differences = [
+def differences(found: Sequence[dict], reference: Sequence[dict]) -> list[float]:
+    """Points of test accuracy that each pool has over that of the reference."""
+    return [
         mine["pool_test_accuracy"] - theirs["pool_test_accuracy"] for mine, theirs in zip(found, reference, strict=True)
     ]
+
+
+def paired(differences: Sequence[float]) -> dict:
+    """Two or more differences, start by start, with their mean and standard error."""
     return {
         "differences": differences,
         "difference": statistics.mean(differences),
