@@ -390,8 +390,13 @@ def test_pool_that_is_gone(evaluation_fails, run):
     assert str(path) in evaluation_fails(run / "pools/interpolate_swa", "--score")
 
 
-def test_ensembles_are_scored_by_the_mean_of_their_members_probabilities(run, ensembles, scores, corrupted):
+def test_ensembles_are_scored_by_the_mean_of_their_members_probabilities(
+    run, ensembles, scores, corrupted, monkeypatch
+):
+    runs, probabilities = [], Evaluator.probabilities
+    monkeypatch.setattr(Evaluator, "probabilities", lambda *args: runs.append(args) or probabilities(*args))
     networks, printed = scores(ensembles, "--corruptions", corrupted)
+    assert len(runs) == 3 * (1 + 2 * 5), "three tickets, once on each set of images"
     assert "up to 3 networks run" in printed
     test, evaluator = digits_evaluator()
     tickets = {file.level: evaluator.read_ticket(file) for file in find_tickets(run)}

@@ -701,7 +701,7 @@ def test_a_network_runs_once_for_all_ensembles_if_its_predictions_may_be_kept(se
     """Three tickets on validation and test images; each is in three ensembles."""
     expected = pools_json(search("whole", "--interpolate_method", "ensemble"))["pools"]
     runs, probabilities = [], Evaluator.probabilities
-    monkeypatch.setattr("utils.ensembles.KEPT_BYTES", kept)
+    monkeypatch.setattr("utils.predictions.KEPT_BYTES", kept)
     monkeypatch.setattr(Evaluator, "probabilities", lambda *args: runs.append(args) or probabilities(*args))
     assert pools_json(search("again", "--interpolate_method", "ensemble"))["pools"] == expected
     assert len(runs) == times
@@ -742,14 +742,18 @@ def test_ensembles_leave_a_table_and_a_picture_and_no_network(ensembles):
     ]
 
 
+def change_ticket(folder: Path, level: int) -> None:
+    path = RunFiles(folder).ticket(level).path
+    record = load(path)
+    record["state_dict"]["fc.bias"] += torch.arange(10.0)
+    torch.save(record, path)
+
+
 def test_ensemble_of_a_ticket_that_changed_is_scored_again(small_tickets):
     command = [*SMALL, *ENSEMBLE, "--search_num", "1", "--checkpoint", str(small_tickets)]
     Lottery_pools.main(command)
     before = pools_json(small_tickets / "pools" / "ensemble")["pools"]
-    path = RunFiles(small_tickets).ticket(2).path
-    record = load(path)
-    record["state_dict"]["fc.bias"] += torch.arange(10.0)
-    torch.save(record, path)
+    change_ticket(small_tickets, 2)
     Lottery_pools.main(command)
     after = pools_json(small_tickets / "pools" / "ensemble")["pools"]
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False]
@@ -1149,18 +1153,13 @@ def test_evaluate_draws_and_tabulates_several_methods(small_tickets, capsys):
         assert [float(row[column]) for row in rows] == accuracies
 
 
-def test_a_start_whose_candidate_changed_is_searched_again(small_tickets, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(small_tickets, copy)
-    command = [*SMALL, *LIST, "--checkpoint", str(copy), "--search_num", "1"]
+def test_a_start_whose_candidate_changed_is_searched_again(small_tickets):
+    command = [*SMALL, *LIST, "--checkpoint", str(small_tickets), "--search_num", "1"]
     Lottery_pools.main(command)
-    before = pools_json(copy / "pools" / "Lottery_pools_0.3_0.7")["pools"]
-    path = RunFiles(copy).ticket(1).path
-    record = load(path)
-    record["state_dict"]["fc.bias"] += torch.arange(10.0)
-    torch.save(record, path)
+    before = pools_json(small_tickets / "pools" / "Lottery_pools_0.3_0.7")["pools"]
+    change_ticket(small_tickets, 1)
     Lottery_pools.main(command)
-    after = pools_json(copy / "pools" / "Lottery_pools_0.3_0.7")["pools"]
+    after = pools_json(small_tickets / "pools" / "Lottery_pools_0.3_0.7")["pools"]
     assert before[0]["steps"][0]["candidate"] == 1
     assert before[0]["steps"][0]["scores"] != after[0]["steps"][0]["scores"]
 

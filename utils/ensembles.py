@@ -14,12 +14,10 @@ from utils.errors import UserError
 from utils.evaluation import Score, total_score
 from utils.plain_data import misfit
 from utils.pool_tables import save_table
-from utils.predictions import averaged
+from utils.predictions import Answers, averaged
 from utils.records import is_ensemble
 from utils.studies import Study
 from utils.tickets import TicketFile
-
-KEPT_BYTES = 2**30  # of predictions, so that a network runs once for all ensembles that it is in
 
 
 class EnsembleRun:
@@ -31,7 +29,8 @@ class EnsembleRun:
 
     def __init__(self, study: Study):
         self.study, self.evaluator = study, study.evaluator
-        self.kept: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}  # predictions and labels by level and split
+        self.answers = Answers()
+        self.weights: dict[int, int] = {}  # that remain, by level
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Score the ensemble of each of `levels` that has none yet; returns all entries that are there, by level."""
@@ -63,7 +62,6 @@ class EnsembleRun:
     def _entry(self, start: TicketFile, score: Score | None) -> dict[str, Any]:
         ticket, members = self.evaluator.read_ticket(start), self._members(start)
         score = score or self.evaluator.validate(ticket.state)
-        weights = sum(self.evaluator.read_ticket(file).kept for file in members)
         validation = self._accuracy(members, "val")
         self.study.say(
             f"level {start.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%, "
@@ -73,7 +71,7 @@ class EnsembleRun:
             "level": start.level,
             "density": ticket.density,
             "networks": len(members),
-            "weights": weights / ticket.kept,
+            "weights": sum(map(self._weights, members)) / ticket.kept,
             "members": [{"level": file.level, "weight": 1 / len(members)} for file in members],
             "steps": [],
             "ticket_val_accuracy": score.accuracy,
@@ -91,12 +89,14 @@ class EnsembleRun:
 
     def _predictions(self, file: TicketFile, split: str) -> tuple[Tensor, Tensor]:
         """The probabilities that one network gives to this process's images of `split`, and their labels."""
-        key = (file.level, split)
-        if key in self.kept:
-            return self.kept[key]
-        found = self.evaluator.probabilities(
-            self.evaluator.read_ticket(file).state, self.evaluator.data.eval_batches(split)
-        )
-        if sum(probabilities.nbytes for probabilities, _ in [*self.kept.values(), found]) <= KEPT_BYTES:
-            self.kept[key] = found
-        return found
+
+        def run() -> tuple[Tensor, Tensor]:
+            state = self.evaluator.read_ticket(file).state
+            return self.evaluator.probabilities(state, self.evaluator.data.eval_batches(split))
+
+        return self.answers.of((file.level, split), run)
+
+    def _weights(self, file: TicketFile) -> int:
+        if file.level not in self.weights:
+            self.weights[file.level] = self.evaluator.read_ticket(file).kept
+        return self.weights[file.level]

@@ -3,7 +3,7 @@
 Nothing here runs a network; `utils.evaluation.predict` does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.functional import log_softmax
 
 BINS = 15  # of confidence, as in Guo et al. 2017
 TOP = 5
+KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,25 @@ def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     for number, (probabilities, _) in enumerate(answers, start=2):
         mean = mean + (probabilities - mean) / number
     return mean, labels
+
+
+class Answers:
+    """Probabilities and labels as `averaged` takes them, kept so that a network runs once for all its ensembles.
+
+    They are kept as far as KEPT_BYTES go; what has no room is computed each time.
+    """
+
+    def __init__(self):
+        self._found: dict[Hashable, tuple[Tensor, Tensor]] = {}
+
+    def of(self, network: Hashable, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """What `run` gives for this network."""
+        if network in self._found:
+            return self._found[network]
+        found = run()
+        if sum(probabilities.nbytes for probabilities, _ in [*self._found.values(), found]) <= KEPT_BYTES:
+            self._found[network] = found
+        return found
 
 
 def as_logits(probabilities: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from utils.corruptions import SEVERITIES, CorruptedImages, mean_accuracy
 from utils.errors import UserError
 from utils.evaluation import Evaluator, gathered
 from utils.networks import NetworkFile
-from utils.predictions import Paired, Predictions, as_logits, averaged, mcnemar, per_image
+from utils.predictions import Answers, Paired, Predictions, as_logits, averaged, mcnemar, per_image
 from utils.pruning import State
 from utils.tickets import TicketFile
 
@@ -70,11 +70,14 @@ def _files(network: NetworkFile) -> list[TicketFile]:
     return [file for file, _ in network.members] or [network.file]
 
 
-def _predict(scored: Scored, evaluator: Evaluator, batches: Callable[[], Iterable]) -> Predictions:
-    """Of an ensemble, by its members' averaged probabilities."""
+def _predict(scored: Scored, evaluator: Evaluator, batches: Callable[[], Iterable], answers: Answers) -> Predictions:
+    """Of an ensemble, by its members' averaged probabilities; `answers` are those on these images."""
     if len(scored.states) == 1:
         return evaluator.predict(scored.states[0], batches())
-    mean, labels = averaged(evaluator.probabilities(state, batches()) for state in scored.states)
+    members = (
+        answers.of(id(state), lambda state=state: evaluator.probabilities(state, batches())) for state in scored.states
+    )
+    mean, labels = averaged(members)
     return gathered([per_image(as_logits(mean), labels)] if len(labels) else [], evaluator.processes)
 
 
@@ -86,8 +89,10 @@ def score_networks(
     say: Callable[[str], None],
 ) -> None:
     """Fill in `scores`: every network on the test images, and on the `corrupted` ones if there are any."""
+    answers = Answers()
     for scored in scores:
-        scored.predictions = _predict(scored, evaluator, lambda: evaluator.data.eval_batches("test", batch_size))
+        test = functools.partial(evaluator.data.eval_batches, "test", batch_size)
+        scored.predictions = _predict(scored, evaluator, test, answers)
         if not len(scored.predictions.correct):
             raise UserError("--data: none of the test images can be read")
         scored.quality = scored.predictions.summary()
@@ -120,9 +125,9 @@ def _score_corrupted(
     with tqdm(total=passes, desc="corrupted images", leave=False, disable=hidden, unit="pass") as bar:
         for name in corrupted.names:
             for severity in SEVERITIES:
-                batches = functools.partial(corrupted.batches, name, severity, batch_size)
+                batches, answers = functools.partial(corrupted.batches, name, severity, batch_size), Answers()
                 for scored in scores:
-                    correct = _predict(scored, evaluator, batches).correct
+                    correct = _predict(scored, evaluator, batches, answers).correct
                     if not len(correct):
                         raise UserError(f"--corruptions: no image of {name}, severity {severity}, can be read")
                     scored.corrupted.setdefault(name, []).append(100 * float(correct.sum()) / len(correct))
