@@ -11,6 +11,7 @@
 #   PYTHON     interpreter (default: python)
 # A scale is a choice of these, any of which can be set by itself; lists are separated by blanks:
 #   ARCHS SEEDS LEVELS EPOCHS EVAL_FREQ IMAGES (0: all) VAL_IMAGES JOBS (studies at the same time)
+#   REWIND (epoch whose weights each level starts from) MILESTONES (epochs, N,N, at which the learning rate falls tenfold)
 #   IMP_FLAGS POOL_FLAGS (more flags of main_imp.py and of Lottery_pools.py)
 set -euo pipefail
 case ${SCALE:=cpu} in
@@ -28,6 +29,9 @@ case ${SCALE:=cpu} in
     exit 2
     ;;
 esac
+# The paper's schedule, shortened: weights are rewound to the end of the first twentieth, and the learning rate falls at
+# a half and at three quarters.
+: "${REWIND:=$((EPOCHS < 20 ? 1 : EPOCHS / 20))}" "${MILESTONES:=$((EPOCHS / 2)),$((EPOCHS * 3 / 4))}"
 script=$(realpath "$0")
 cd "$(dirname "$script")/.."
 data=$(realpath "${DATA:-data}")
@@ -36,15 +40,14 @@ OUT=$(realpath "$OUT")
 cd CIFAR
 python=${PYTHON:-python}
 
-# Tickets of one network and seed and their pools. The schedule is the paper's, shortened: the learning rate falls at a
-# half and at three quarters, and weights are rewound to the end of the first twentieth.
+# Tickets of one network and seed and their pools.
 study() {
-  local arch=$1 seed=$2 dataset=cifar100 rewind=$((EPOCHS < 20 ? 1 : EPOCHS / 20)) tickets=$OUT/$1/seed$2
+  local arch=$1 seed=$2 dataset=cifar100 tickets=$OUT/$1/seed$2
   if [[ $data == *.npz ]]; then dataset=npz; fi
   local network=(--dataset "$dataset" --data "$data" --data_limit "$IMAGES" --val_images "$VAL_IMAGES"
-    --arch "$arch" --seed "$seed" --prune_type rewind_lt --rewind_epoch "$rewind")
+    --arch "$arch" --seed "$seed" --prune_type rewind_lt --rewind_epoch "$REWIND")
   "$python" -u main_imp.py "${network[@]}" --pruning_times "$LEVELS" --epochs "$EPOCHS" --eval_freq "$EVAL_FREQ" \
-    --decreasing_lr "$((EPOCHS / 2)),$((EPOCHS * 3 / 4))" --save_dir "$tickets" $IMP_FLAGS
+    --decreasing_lr "$MILESTONES" --save_dir "$tickets" $IMP_FLAGS
   pools() { "$python" -u Lottery_pools.py "${network[@]}" --checkpoint "$tickets" $POOL_FLAGS --interpolate_method "$@"; }
   pools Lottery_pools
   pools Lottery_pools --interpolation_value_list 0.5
@@ -57,7 +60,7 @@ if [ $# -eq 2 ]; then
   study "$@"
   exit
 fi
-export SCALE DATA=$data OUT ARCHS LEVELS EPOCHS EVAL_FREQ IMAGES VAL_IMAGES IMP_FLAGS POOL_FLAGS
+export SCALE DATA=$data OUT ARCHS LEVELS EPOCHS EVAL_FREQ REWIND MILESTONES IMAGES VAL_IMAGES IMP_FLAGS POOL_FLAGS
 for arch in $ARCHS; do
   mkdir -p "$OUT/$arch"
   for seed in ${SEEDS:-41 42 43}; do

@@ -54,6 +54,13 @@ def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reprodu
     assert calls[12].startswith("evaluate.py ") and calls[12].endswith(f"--save_dir {tmp_path}/out/resnet20s")
 
 
+def test_the_schedule_can_be_chosen(reproduce):
+    _, calls = reproduce(SEEDS="7", EPOCHS="40", REWIND="30", MILESTONES="35,38")
+    assert "--rewind_epoch 30 --pruning_times 8 --epochs 40" in calls[0]
+    assert "--decreasing_lr 35,38" in calls[0]
+    assert all("--rewind_epoch 30" in call for call in calls[:-1])
+
+
 def test_one_study_alone_makes_no_table(reproduce):
     _, calls = reproduce("vgg16_bn", "5", SCALE="gpu")
     assert len(calls) == 6
