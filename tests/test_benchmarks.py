@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import coefficients, measure, published, recipes, search, shortcuts, train
+import models
+from benchmarks import coefficients, forward, measure, published, recipes, search, shortcuts, train
 from CIFAR import Lottery_pools, main_imp
 
 ARCH = "cifar_resnet_8_4"
@@ -132,3 +133,19 @@ def test_the_rows_of_a_table_say_what_the_flags_of_a_variant_do(bench):
     # 100 training and 50 validation images a trial, and two scores before each candidate of the published protocol.
     assert [row[3] for row in rows] == [f"{(150 + 100) / 6:,.0f}", "225", "225"]
     assert ["bfloat16" in row[4] for row in rows] == [False, False, True]
+
+
+def test_all_ways_to_run_networks_give_the_same_answers():
+    args = forward.build_parser().parse_args(["--ways", "plain", "folded", "stacked", "--rounds", "2"])
+    nets = [models.build(ARCH, 3, [0.5] * 3, [0.25] * 3) for _ in range(3)]
+    images = torch.rand(16, 3, 8, 8)
+    for net in nets:
+        net(images)  # gives the running statistics something to say
+    answers = {}
+    for phase in forward.PHASES:
+        found = forward.measure_phase(args, nets, images, phase)
+        assert all(len(one["seconds"]) == 2 and one["off"] < 1e-5 for one in found.values())
+        answers[phase] = forward.make("stacked", nets, phase)(images)
+    for answer, net in zip(answers["validation"], nets, strict=True):
+        torch.testing.assert_close(answer, net.eval()(images))
+    assert (answers["validation"] - answers["recalibration"]).abs().max() > 1e-3
