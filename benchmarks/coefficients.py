@@ -9,7 +9,6 @@ Writes coefficients.json and coefficients.md.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,53 +17,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks import measure
-from CIFAR import Lottery_pools
-from utils import checkpoint
+from benchmarks import measure, trials
 from utils.coefficients import hump
-from utils.evaluation import Evaluator, Score
-from utils.tickets import POOLS_JSON
+from utils.evaluation import Evaluator
+from utils.pruning import State
 
 Choice = tuple[int, float]  # the place of the chosen coefficient, and the share of the grid's validation images seen
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tickets", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--val_images", type=int, required=True)
-    parser.add_argument("--arch", default="resnet20s")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bn_images", type=int, default=256)
-    parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
+    trials.add_flags(parser)
     return parser
 
 
+def right_answers(evaluator: Evaluator, state: State) -> trials.Answers:
+    validation = evaluator.predict(state, evaluator.data.eval_batches("val"))
+    return {trials.RIGHT: validation.correct.bool().numpy()}
+
+
 def record(args: argparse.Namespace) -> list[tuple[np.ndarray, float]]:
-    """For each candidate of each start: coefficients × images, True where right, and the accuracy to beat."""
-    answers = []
-
-    def validate(self, state) -> Score:
-        with self._network(state) as net, torch.inference_mode():
-            right = torch.cat([net.eval()(x).argmax(1) == y for x, y in self.data.eval_batches("val")])
-        answers.append(right.cpu().numpy())
-        return Score(int(right.sum()), len(right), 0.0)
-
-    Evaluator.validate = validate
-    with tempfile.TemporaryDirectory() as folder:
-        flags = ["--dataset", "npz", "--data", str(args.data), "--val_images", str(args.val_images)]
-        flags += ["--checkpoint", str(args.tickets), "--save_dir", folder, "--arch", args.arch]
-        flags += ["--device", args.device, "--bn_images", str(args.bn_images), "--amp", "--jobs", "1", "--quiet"]
-        Lottery_pools.main(flags)
-        entries = checkpoint.load_json(Path(folder, POOLS_JSON))["pools"]
-    steps, remaining = [], iter(answers)
-    for entry in entries:
-        next(remaining)  # the start itself
-        best = entry["ticket_val_accuracy"]
-        for step in entry["steps"]:
-            steps.append((np.stack([next(remaining) for _ in step["coefficients"]]), best))
-            best = max(step["scores"]) if step["accepted"] else best
-    return steps
+    """For each candidate of each start: coefficients × images, True where right, and the accuracy to beat (percent)."""
+    return [
+        (np.stack([answers[trials.RIGHT] for answers in step.trials]), 100 * step.before[trials.RIGHT].mean())
+        for step in trials.record(args, right_answers)
+    ]
 
 
 def play_grid(right: np.ndarray) -> Choice:

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import measure, published
 from CIFAR import Lottery_pools
-from utils import checkpoint, pool_runs, pools, tickets
+from utils import checkpoint, evaluation, pools, tickets
 from utils.evaluation import Evaluator
 from utils.pools import PAPER_COEFFICIENTS
 
@@ -39,7 +39,7 @@ VARIANTS = {
 STEPS = {
     "load": (Evaluator, "read_ticket"),
     "interpolate": (pools, "interpolate"),
-    "prune": (pool_runs, "largest_magnitudes"),
+    "prune": (evaluation, "largest_magnitudes"),
     "recalibrate": (Evaluator, "recalibrate"),
     "validate": (Evaluator, "validate"),
 }

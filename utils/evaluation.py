@@ -18,7 +18,7 @@ from utils.batchnorm import recalibrate
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.predictions import FIELDS, Predictions, per_image
-from utils.pruning import State
+from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.tickets import Ticket, TicketFile, fit_to_network, read_ticket
 from utils.workers import Workers
 
@@ -140,6 +140,12 @@ class Evaluator:
         with self._network(state) as net:
             recalibrate(net, self.workers.watched(images for images, _ in batches), self.processes)
             return {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+    def finish(self, ticket: Ticket, state: State, *purpose: int | str) -> State:
+        """`state`, interpolated, as a network of its own: pruned to the density of `ticket`, and recalibrated."""
+        if not ticket.is_dense:
+            state = apply_mask(state, largest_magnitudes(state, ticket.mask, ticket.kept))
+        return self.recalibrate(state, *purpose)
 
     def validate(self, state: State) -> Score:
         return self._score(state, self.data.eval_batches("val"))

@@ -157,7 +157,7 @@ class PoolRun:
     def _tools(self, ticket: Ticket) -> Tools:
         """What a rival of the search works with: a start that is interrupted begins anew."""
         return Tools(
-            lambda state, number: self._prune_and_recalibrate(ticket, state, number),
+            self._finish(ticket),
             lambda state: self.select(self.evaluator.validate(state)),
             self.evaluator.loss_gradient,
             lambda pool: self.say(_step_line(pool.steps[-1], ticket.level, self.select_by)),
@@ -180,9 +180,6 @@ class PoolRun:
         hidden = None if self.processes.is_main else True  # None: without a terminal
         with tqdm(total=trials, desc=f"level {ticket.level}", leave=False, disable=hidden, unit="network") as bar:
 
-            def finish(state: State, number: int) -> State:
-                return self._prune_and_recalibrate(ticket, state, number)
-
             def score(state: State) -> float:
                 bar.update()
                 return self.select(self.evaluator.validate(state))
@@ -196,17 +193,18 @@ class PoolRun:
 
             pool = self._unfinished(file, ticket, plan) or ticket_alone(start)
             read = [(member.level, member.read) for member in candidates]
+            finish = self._finish(ticket)
             pool = search(pool, read, self.method, finish, score, after_step, self.evaluator.workers.each)
             if len(pool.steps) < len(plan) and len(pool.shares) > 1:
                 even_out(pool, [(start.level, start.read), *read], finish, score)
                 after_step(pool)
             return pool
 
-    def _prune_and_recalibrate(self, ticket: Ticket, state: State, number: int) -> State:
-        """Prune an interpolated state to the ticket's density and give it batch-norm statistics of its own."""
-        if not ticket.is_dense:
-            state = apply_mask(state, largest_magnitudes(state, ticket.mask, ticket.kept))
-        return self.evaluator.recalibrate(state, self.seed, "recalibrate", ticket.level, number)
+    def _finish(self, ticket: Ticket) -> Callable[[State, int], State]:
+        """What makes a state that a candidate (its number) was mixed into a network as sparse as `ticket`."""
+        return lambda state, number: self.evaluator.finish(
+            ticket, state, self.seed, "recalibrate", ticket.level, number
+        )
 
     def _entry(self, ticket: Ticket, ticket_score: float, pool: Pool) -> dict[str, Any]:
         return {

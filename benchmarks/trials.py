@@ -1,0 +1,89 @@
+"""The trials of searches, asked more than a search asks: what each network says of every image."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from CIFAR import Lottery_pools
+from CIFAR.flags import data_from_flags
+from utils import cli
+from utils.evaluation import Evaluator
+from utils.pools import PAPER_COEFFICIENTS, Pool, greedy, neighbours, search
+from utils.pruning import State
+from utils.tickets import TicketFile, find_tickets
+
+Answers = dict[str, np.ndarray]  # a number for each image
+RIGHT = "right"  # the answers that a search decides by: validation images that a network gets right
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A step of a search: the answers of the pool as it stood, and of the network of each coefficient."""
+
+    start: int
+    level: int
+    before: Answers
+    trials: list[Answers]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Which tickets, images and searches."""
+    parser.add_argument("--tickets", type=Path, nargs="+", required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--val_images", type=int, required=True)
+    parser.add_argument("--arch", default="resnet20s")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bn_images", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=41, help="of the search: other images recalibrate")
+    parser.add_argument("--search_num", type=int, default=19)
+    parser.add_argument("--coefficients", type=float, nargs="+", default=list(PAPER_COEFFICIENTS), metavar="C")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search"), metavar="DIR")
+
+
+def record(args: argparse.Namespace, ask: Callable[[Evaluator, State], Answers]) -> list[Candidate]:
+    """Every step of the paper's search from each ticket of `args.tickets`, with the answers that `ask` gives."""
+    flags = ["--dataset", "npz", "--data", str(args.data), "--val_images", str(args.val_images), "--arch", args.arch]
+    flags += ["--device", args.device, "--jobs", "1"]
+    command = Lottery_pools.build_parser().parse_args(flags)
+    data = data_from_flags(command, cli.select_device(command))
+    nets = cli.make_networks(command, data, data.device)
+    evaluator = Evaluator(args.arch, nets, data, command.batch_size, args.bn_images, amp=True)
+    found = []
+    for folder in args.tickets:
+        files = find_tickets(folder)
+        for file in files:
+            found += _search(args, evaluator, file, neighbours(files, file, args.search_num), ask)
+            print(f"{folder.name}, level {file.level}: done", flush=True)
+    return found
+
+
+def _search(
+    args: argparse.Namespace,
+    evaluator: Evaluator,
+    start: TicketFile,
+    candidates: list[TicketFile],
+    ask: Callable[[Evaluator, State], Answers],
+) -> list[Candidate]:
+    ticket, answers = evaluator.read_ticket(start), []
+
+    def score(state: State) -> float:
+        answers.append(ask(evaluator, state))
+        return answers[-1][RIGHT].mean()
+
+    def finish(state: State, number: int) -> State:
+        return evaluator.finish(ticket, state, args.seed, "recalibrate", ticket.level, number)
+
+    pool = Pool(ticket.state, score(ticket.state), {ticket.level: 1.0})
+    read = [(file.level, lambda file=file: evaluator.read_ticket(file).state) for file in candidates]
+    search(pool, read, greedy(args.coefficients), finish, score)
+    before, *trials = answers
+    steps = []
+    for step in pool.steps:
+        tried, trials = trials[: len(step.coefficients)], trials[len(step.coefficients) :]
+        steps.append(Candidate(start.level, step.candidate, before, tried))
+        if step.accepted:
+            before = tried[step.coefficients.index(step.coefficient)]
+    return steps
