@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import models
-from benchmarks import coefficients, forward, measure, published, recipes, search, shortcuts, train
+from benchmarks import choosing, coefficients, forward, measure, published, recipes, search, shortcuts, train, trials
 from CIFAR import Lottery_pools, main_imp
 
 ARCH = "cifar_resnet_8_4"
@@ -81,6 +81,40 @@ def test_ways_to_choose_a_coefficient():
     assert place == 2 and seen < 0.7
     place, seen = coefficients.play_exact(right)
     assert place == 2 and 0.8 < seen < 1.0
+
+
+def recorded(script, bench, *more: str) -> argparse.Namespace:
+    flags = ["--tickets", str(bench["tickets"]), "--data", str(bench["data"]), "--val_images", "50", "--arch", ARCH]
+    return script.build_parser().parse_args([*flags, "--bn_images", "60", "--coefficients", "0.3", "0.7", *more])
+
+
+def test_recorded_trials_are_those_of_the_search(bench, tmp_path):
+    args = recorded(coefficients, bench)
+    flags = ["--dataset", "npz", "--data", str(bench["data"]), "--val_images", "50", "--arch", ARCH, "--jobs", "1"]
+    flags += ["--checkpoint", str(bench["tickets"]), "--save_dir", str(tmp_path), "--device", "cpu", "--quiet"]
+    Lottery_pools.main([*flags, "--amp", "--bn_images", "60", "--interpolation_value_list", "0.3", "0.7"])
+    entries = json.loads((tmp_path / "pools.json").read_text())["pools"]
+    found = coefficients.record(args)
+    scores = [step["scores"] for entry in entries for step in entry["steps"]]
+    assert [list(100 * right.mean(1)) for right, _ in found] == [pytest.approx(some) for some in scores]
+    assert [before for _, before in found][::2] == [pytest.approx(entry["ticket_val_accuracy"]) for entry in entries]
+
+
+def test_a_measure_chooses_by_its_own_and_is_judged_by_other_images(bench):
+    def answers(right: float, nll: float, judged: float) -> trials.Answers:
+        return {name: np.array([value]) for name, value in {"right": right, "nll": nll, "judged": judged}.items()}
+
+    step = trials.Candidate(0, 1, answers(0.5, 1.0, 0.4), [answers(0.5, 1.5, 0.2), answers(0.4, 0.9, 0.6)])
+    by_accuracy = choosing.play([step], choosing.MEASURES["accuracy"])
+    assert by_accuracy["gains"] == [pytest.approx(-20)] and by_accuracy["taken"] == 1
+    by_loss = choosing.play([step], choosing.MEASURES["loss"])
+    assert by_loss["gains"] == [pytest.approx(20)] and by_loss["rank_correlation"] == 1
+    worse = trials.Candidate(0, 1, answers(0.6, 0.1, 0.4), step.trials)
+    assert choosing.play([worse], choosing.MEASURES["loss"])["gains"] == [0]
+    steps = trials.record(recorded(choosing, bench, "--search_num", "1"), choosing.ask)
+    assert [(step.start, step.level) for step in steps] == [(0, 1), (1, 0), (2, 1)]
+    for worth in choosing.MEASURES.values():
+        assert len(choosing.play(steps, worth)["gains"]) == 3
 
 
 def test_shortcuts_are_compared_start_by_start():
