@@ -44,8 +44,8 @@ def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reprodu
         assert all(f"--dataset npz --data {tmp_path}/images.npz" in call for call in study)
         assert all(f"--arch resnet20s --seed {seed}" in call for call in study)
         assert f"--save_dir {tmp_path}/out/resnet20s/seed{seed}" in study[0]
-        assert "--rewind_epoch 2 --pruning_times 3 --epochs 40" in study[0]
-        assert "--decreasing_lr 20,30" in study[0]
+        assert "--rewind_epoch 30 --pruning_times 3 --epochs 40" in study[0]
+        assert "--decreasing_lr 35,37" in study[0]
         methods = [re.search(r"--interpolate_method (.*)", call)[1] for call in study[1:]]
         assert methods == [
             *("Lottery_pools", "Lottery_pools --interpolation_value_list 0.5", "interpolate_swa"),
@@ -54,11 +54,14 @@ def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reprodu
     assert calls[12].startswith("evaluate.py ") and calls[12].endswith(f"--save_dir {tmp_path}/out/resnet20s")
 
 
-def test_the_schedule_can_be_chosen(reproduce):
-    _, calls = reproduce(SEEDS="7", EPOCHS="40", REWIND="30", MILESTONES="35,38")
-    assert "--rewind_epoch 30 --pruning_times 8 --epochs 40" in calls[0]
-    assert "--decreasing_lr 35,38" in calls[0]
-    assert all("--rewind_epoch 30" in call for call in calls[:-1])
+def test_the_gpu_scale_rewinds_as_early_as_the_paper_and_the_schedule_can_be_chosen(reproduce):
+    _, calls = reproduce("resnet18", "5", SCALE="gpu", EPOCHS="40")
+    assert "--rewind_epoch 2 --pruning_times 12 --epochs 40" in calls[0]
+    assert "--decreasing_lr 20,30" in calls[0]
+    _, calls = reproduce("resnet18", "5", SCALE="gpu", REWIND="9", MILESTONES="45,55")
+    assert "--rewind_epoch 9 --pruning_times 12 --epochs 60" in calls[0]
+    assert "--decreasing_lr 45,55" in calls[0]
+    assert all("--rewind_epoch 9" in call for call in calls)
 
 
 def test_one_study_alone_makes_no_table(reproduce):
