@@ -5,7 +5,7 @@ import torch
 
 from utils import checkpoint
 from utils.distributed import SINGLE
-from utils.evaluation import Score
+from utils.evaluation import Evaluator, Score
 from utils.pool_runs import PoolRun
 from utils.pools import PAPER_COEFFICIENTS, Pool, ema, even_out, greedy, neighbours, search, swa
 from utils.studies import Study
@@ -320,6 +320,8 @@ def finish_run(
 
 class FakeEvaluator:
     """Tickets in memory; validation is functions of the weights, test accuracy is always 0."""
+
+    finish = Evaluator.finish
 
     def __init__(self, tickets: list[Ticket], score, loss):
         self.tickets = {ticket.level: ticket for ticket in tickets}
