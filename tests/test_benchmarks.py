@@ -100,6 +100,7 @@ def test_recorded_trials_are_those_of_the_search(bench, tmp_path):
     assert [before for _, before in found][::2] == [pytest.approx(entry["ticket_val_accuracy"]) for entry in entries]
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant", "ignore:Mean of empty slice")
 def test_a_measure_chooses_by_its_own_and_is_judged_by_other_images(bench):
     def answers(right: float, nll: float, judged: float) -> trials.Answers:
         return {name: np.array([value]) for name, value in {"right": right, "nll": nll, "judged": judged}.items()}
