@@ -9,7 +9,6 @@ Writes choosing.json and choosing.md.
 """
 
 import argparse
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 
 from benchmarks import measure, trials
@@ -84,8 +82,8 @@ def play(steps: Sequence[trials.Candidate], worth: Callable[[trials.Answers], fl
     }
 
 
-def mean_and_error(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):+.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
+def points(values: Sequence[float]) -> str:
+    return "{:+.3f} ± {:.3f}".format(*measure.mean_and_error(values))
 
 
 def main() -> None:
@@ -98,16 +96,15 @@ def main() -> None:
         rows.append(
             [
                 name,
-                mean_and_error(result["gains"]),
-                mean_and_error(differences),
+                points(result["gains"]),
+                points(differences),
                 f"{result['taken']} of {len(steps)}",
                 f"{result['rank_correlation']:.2f}",
             ]
         )
     header = ["chosen by", "gain of a candidate, points", "against accuracy", "taken", "rank correlation"]
     title = f"Choosing: {len(steps)} candidates of {args.arch}, {len(args.coefficients)} coefficients"
-    about = measure.machine(torch.device(args.device))
-    measure.save(args, "choosing", title, header, rows, about, results=results)
+    measure.save(args, "choosing", title, header, rows, results=results)
 
 
 if __name__ == "__main__":

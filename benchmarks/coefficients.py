@@ -15,7 +15,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
 
 from benchmarks import measure, trials
 from utils.coefficients import hump
@@ -116,8 +115,7 @@ def main() -> None:
         rows.append([name, *counts, f"{np.mean(lost):.3f}", f"{100 * results[name]['images_seen']:.1f} %"])
     header = ["way", "same coefficient", "same verdict", "validation points lost", "validation images seen"]
     title = f"Coefficients: ways to search {len(steps)} candidates of {args.arch}"
-    about = measure.machine(torch.device(args.device))
-    measure.save(args, "coefficients", title, header, rows, about, results=results)
+    measure.save(args, "coefficients", title, header, rows, results=results)
 
 
 if __name__ == "__main__":

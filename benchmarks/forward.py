@@ -151,7 +151,7 @@ def main() -> None:
     columns = [f"{phase}: {name}" for phase in PHASES for name in ("images/s", "faster", "off", "first pass s")]
     title = f"Forward passes of {args.networks} × {args.arch}, batches of {args.batch_size}"
     rows = [row(args, way, found) for way in args.ways]
-    measure.save(args, "forward", title, ["way", *columns], rows, measure.machine(device), found=found)
+    measure.save(args, "forward", title, ["way", *columns], rows, found=found)
 
 
 if __name__ == "__main__":

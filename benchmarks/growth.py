@@ -75,7 +75,7 @@ def main() -> None:
     ]
     header = ["what", "tickets or network", "coefficients or batch", "seconds", "memory MB"]
     title = f"Growth: search of {args.arch}, epochs of IMP"
-    measure.save(args, "growth", title, header, rows, measure.machine(device), runs=results)
+    measure.save(args, "growth", title, header, rows, runs=results)
 
 
 if __name__ == "__main__":

@@ -129,10 +129,25 @@ def cells(runs: Sequence[Mapping], published: Sequence[Mapping], rate: float, fl
 CELLS = ["seconds", "faster", "images/s", "of the peak", "memory MB"]
 
 
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Of two or more values, their mean and its standard error."""
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+
+
 def save(
-    args: argparse.Namespace, name: str, title: str, header: Sequence[str], rows: list, about: dict, **content: Any
+    args: argparse.Namespace,
+    name: str,
+    title: str,
+    header: Sequence[str],
+    rows: list,
+    about: dict | None = None,
+    **content: Any,
 ) -> None:
-    """Write `name`.json and `name`.md into --out, with the settings and the machine (`about`), and print the table."""
+    """Write `name`.json and `name`.md into --out, with settings and machine, and print the table.
+
+    `about` is what `machine` says, where that is known already; else it is asked of --device.
+    """
+    about = about or machine(torch.device(args.device))
     args.out.mkdir(parents=True, exist_ok=True)
     content = {"settings": vars(args), "machine": about, **content}
     (args.out / f"{name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")

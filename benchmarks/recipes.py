@@ -15,7 +15,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
 from matplotlib.figure import Figure
 
 from benchmarks import measure, variants
@@ -105,8 +104,7 @@ def main() -> None:
     ]
     header = ["recipe", "flags", "networks scored", "gain over the ticket", "against the paper's", "run by run"]
     title = f"Recipes: {args.arch}, {results[PAPER]['starts']} starts of {len(pools[PAPER])} runs"
-    about = measure.machine(torch.device(args.device))
-    measure.save(args, "recipes", title, header, rows, about, results=results)
+    measure.save(args, "recipes", title, header, rows, results=results)
     plot({name: result for name, result in results.items() if name != PAPER}, args.out / "recipes.png")
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks import measure, published
+from benchmarks import inputs, measure, published
 from CIFAR import Lottery_pools
 from utils import checkpoint, evaluation, pools, tickets
 from utils.evaluation import Evaluator
@@ -85,20 +85,9 @@ def run_ours(args: argparse.Namespace) -> dict:
 
 
 def _command(args: argparse.Namespace, folder: str) -> list[str]:
-    flags = {
-        "dataset": "npz",
-        "data": args.data,
-        "data_limit": args.images,
-        "val_images": args.val_images,
-        "arch": args.arch,
-        "device": args.device,
-        "batch_size": args.batch_size,
-        "search_num": args.search_num,
-        "checkpoint": args.tickets,
-        "save_dir": folder,
-    }
+    flags = {"data_limit": args.images, "batch_size": args.batch_size, "search_num": args.search_num}
     return [
-        *measure.argv(flags),
+        *inputs.argv(args, **flags, checkpoint=args.tickets, save_dir=folder),
         *("--interpolation_value_list", *map(str, args.coefficients)),
         *("--levels", *map(str, args.levels)),
         "--quiet",

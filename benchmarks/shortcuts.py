@@ -15,7 +15,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
@@ -114,8 +113,7 @@ def main() -> None:
     header = ["search", "coefficients scored", "rank correlation", "same verdict", "distance of coefficients"]
     header += ["gain over the ticket", "test accuracy against the reference"]
     title = f"Shortcuts of the search: {args.arch}, {results[REFERENCE]['starts']} starts"
-    about = measure.machine(torch.device(args.device))
-    measure.save(args, "shortcuts", title, header, rows, about, results=results)
+    measure.save(args, "shortcuts", title, header, rows, results=results)
     plot(results, args.out / "shortcuts.png")
 
 

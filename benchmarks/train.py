@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks import measure, published
+from benchmarks import inputs, measure, published
 from CIFAR import main_imp
 from utils import tickets
 from utils.checkpoint import load
@@ -60,12 +60,7 @@ def run_ours(args: argparse.Namespace) -> list[float]:
     """A run of `main_imp.py` over one level; returns validation and test accuracy of the last epoch."""
     with tempfile.TemporaryDirectory() as folder:
         flags = {
-            "dataset": "npz",
-            "data": args.data,
             "data_limit": args.images,
-            "val_images": args.val_images,
-            "arch": args.arch,
-            "device": args.device,
             "batch_size": args.batch_size,
             "epochs": args.epochs,
             "pruning_times": 1,
@@ -74,7 +69,7 @@ def run_ours(args: argparse.Namespace) -> list[float]:
             "seed": args.seed,
             "save_dir": folder,
         }
-        main_imp.main([*measure.argv(flags), "--quiet", *VARIANTS[args.run]])
+        main_imp.main([*inputs.argv(args, **flags), "--quiet", *VARIANTS[args.run]])
         curves = load(tickets.RunFiles(Path(folder)).checkpoint(0))["result"]
     return [curves[name][-1] for name in ("val_ta", "test_ta")]
 

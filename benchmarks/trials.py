@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks import inputs
 from CIFAR import Lottery_pools
 from CIFAR.flags import data_from_flags
 from utils import cli
@@ -31,23 +31,16 @@ class Candidate:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Which tickets, images and searches."""
-    parser.add_argument("--tickets", type=Path, nargs="+", required=True, metavar="DIR")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--val_images", type=int, required=True)
-    parser.add_argument("--arch", default="resnet20s")
-    parser.add_argument("--device", default="cpu")
+    inputs.add_flags(parser)
     parser.add_argument("--bn_images", type=int, default=256)
     parser.add_argument("--seed", type=int, default=41, help="of the search: other images recalibrate")
     parser.add_argument("--search_num", type=int, default=19)
     parser.add_argument("--coefficients", type=float, nargs="+", default=list(PAPER_COEFFICIENTS), metavar="C")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search"), metavar="DIR")
 
 
 def record(args: argparse.Namespace, ask: Callable[[Evaluator, State], Answers]) -> list[Candidate]:
     """Every step of the paper's search from each ticket of `args.tickets`, with the answers that `ask` gives."""
-    flags = ["--dataset", "npz", "--data", str(args.data), "--val_images", str(args.val_images), "--arch", args.arch]
-    flags += ["--device", args.device, "--jobs", "1"]
-    command = Lottery_pools.build_parser().parse_args(flags)
+    command = Lottery_pools.build_parser().parse_args(inputs.argv(args, jobs=1))
     data = data_from_flags(command, cli.select_device(command))
     nets = cli.make_networks(command, data, data.device)
     evaluator = Evaluator(args.arch, nets, data, command.batch_size, args.bn_images, amp=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import measure
+from benchmarks import inputs, measure
 from CIFAR import Lottery_pools
 from utils import checkpoint
 from utils.tickets import POOLS_JSON
@@ -16,16 +16,11 @@ T = TypeVar("T")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Which tickets, images and searches; all searches go to --work and can be stopped and gone on with."""
-    parser.add_argument("--tickets", type=Path, nargs="+", required=True, metavar="DIR")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--val_images", type=int, required=True)
-    parser.add_argument("--arch", default="resnet20s")
-    parser.add_argument("--device", default="cpu")
+    inputs.add_flags(parser)
     parser.add_argument("--search_num", type=int, default=2)
     parser.add_argument("--levels", type=int, nargs="+", metavar="L", help="tickets to start from; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[41], help="of the search: other images recalibrate")
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
 
 
 def pools(args: argparse.Namespace, name: str, manner: Sequence[str]) -> list[list[dict]]:
@@ -37,19 +32,9 @@ def pools(args: argparse.Namespace, name: str, manner: Sequence[str]) -> list[li
     for tickets in args.tickets:
         for seed in args.seeds:
             folder = args.work / f"{tickets.name} {seed} {name}".replace(" ", "_").replace(",", "")
-            flags = {
-                "dataset": "npz",
-                "data": args.data,
-                "val_images": args.val_images,
-                "arch": args.arch,
-                "device": args.device,
-                "search_num": args.search_num,
-                "seed": seed,
-                "checkpoint": tickets,
-                "save_dir": folder,
-            }
+            flags = inputs.argv(args, search_num=args.search_num, seed=seed, checkpoint=tickets, save_dir=folder)
             levels = ["--levels", *map(str, args.levels)] if args.levels else []
-            Lottery_pools.main([*measure.argv(flags), *levels, *manner])
+            Lottery_pools.main([*flags, *levels, *manner])
             entries = checkpoint.load_json(folder / POOLS_JSON)["pools"]
             found.append([entry for entry in entries if not args.levels or entry["level"] in args.levels])
     return found
@@ -74,8 +59,5 @@ def differences(found: Sequence[dict], reference: Sequence[dict]) -> list[float]
 
 def paired(differences: Sequence[float]) -> dict:
     """Two or more differences, start by start, with their mean and standard error."""
-    return {
-        "differences": differences,
-        "difference": statistics.mean(differences),
-        "difference_error": statistics.stdev(differences) / len(differences) ** 0.5,
-    }
+    mean, error = measure.mean_and_error(differences)
+    return {"differences": differences, "difference": mean, "difference_error": error}
