@@ -1,6 +1,7 @@
 """The registry of networks: what `--arch` can name, and the networks themselves, which normalise their own images."""
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -9,13 +10,13 @@ from models import openlth, resnet, resnet_cifar, vgg
 from models.normalize import normalize_first
 from utils.errors import UserError
 
-_FAMILIES = (resnet_cifar, resnet, vgg)
-_BUILDERS = {arch: family.build for family in _FAMILIES for arch in family.ARCHS}
+_FIXED = {arch: family for family in (resnet_cifar, resnet, vgg) for arch in family.ARCHS}
+_PATTERNED = (vgg, openlth)
 
 
 def described_archs() -> dict[str, str]:
     """What `--arch` can name, in a few words each: fixed names, then patterns with a depth D and a first width W."""
-    return {**{arch: family.WORDS for family in _FAMILIES for arch in family.ARCHS}, **openlth.PATTERNS}
+    return {**{arch: family.WORDS for arch, family in _FIXED.items()}, **vgg.PATTERNS, **openlth.PATTERNS}
 
 
 def arch_names() -> list[str]:
@@ -37,20 +38,21 @@ def build(
     every size has an attribute `smallest_image` (height and width in pixels). Raises `UserError` if no network is
     called `arch`, or if the ImageNet stem is asked of one that has no choice of stems (all but resnet18 to resnet152).
     """
-    _check(arch, imagenet_stem)
-    if arch in resnet.ARCHS:
-        return normalize_first(resnet.build(arch, classes, imagenet_stem), mean, std)
-    if arch in _BUILDERS:
-        return normalize_first(_BUILDERS[arch](arch, classes), mean, std)
-    return normalize_first(openlth.build(arch, classes), openlth.MEAN, openlth.STD)
+    family = _family(arch, imagenet_stem)
+    if family is openlth:
+        return normalize_first(openlth.build(arch, classes), openlth.MEAN, openlth.STD)
+    net = resnet.build(arch, classes, imagenet_stem) if family is resnet else family.build(arch, classes)
+    return normalize_first(net, mean, std)
 
 
-def _check(arch: str, imagenet_stem: bool) -> None:
-    """Raises `UserError`, in one line that names the flag, for what `build` cannot make."""
-    if arch not in _BUILDERS and not openlth.is_name(arch):
+def _family(arch: str, imagenet_stem: bool) -> ModuleType:
+    """The module that builds `arch`; raises `UserError`, in one line that names the flag, for what none can make."""
+    family = _FIXED.get(arch) or next((family for family in _PATTERNED if family.is_name(arch)), None)
+    if family is None:
         raise UserError(f"--arch: no network {arch!r}; choose from {', '.join(arch_names())} ({openlth.DEPTHS})")
-    if imagenet_stem and arch not in resnet.ARCHS:
+    if imagenet_stem and family is not resnet:
         raise UserError(
             f"--imagenet_arch: {arch} has only one stem; leave the flag out or choose --arch from "
             f"{', '.join(resnet.ARCHS)}"
         )
+    return family

@@ -58,6 +58,8 @@ def _published_ticket() -> dict[str, torch.Tensor]:
 # + 256·512 + 3·512·512) = 9,217,728; a bias and two batch-norm numbers for each of 64 + 128 + 2·256 + 4·512 = 2,752
 # channels, 8,256; a head of 512·10 + 10 = 5,130. VGG-13 adds 9·(64·64 + 128·128) + 3·(64 + 128) = 184,896, and VGG-16
 # and VGG-19 add 9·(256·256 + 2·512·512) + 3·(256 + 2·512) = 5,312,256 each.
+# A quarter as wide, VGG-16 has 9·(3·16 + (16² + 16·32 + 32² + 32·64 + 2·64² + 64·128 + 5·128²)) weights, three
+# numbers for each of 16·(2·1 + 2·2 + 3·4 + 6·8) channels, and a head of 128·10 + 10.
 # OpenLTH's ResNet-20 has the 269,722 of resnet20s, and its shortcuts 16·32 + 2·32 + 32·64 + 2·64 = 2,752.
 @pytest.mark.parametrize(
     ("arch", "parameters"),
@@ -73,6 +75,8 @@ def _published_ticket() -> dict[str, torch.Tensor]:
         ("vgg13_bn", 9_231_114 + 184_896),
         ("vgg16_bn", 14_728_266),
         ("vgg19_bn", 14_728_266 + 5_312_256),
+        ("vgg16_bn_64", 14_728_266),
+        ("vgg16_bn_16", 919_728 + 3 * 1_056 + 1_290),
         ("cifar_resnet_20", 269_722 + 2_752),
         ("cifar_vgg_16", 14_728_266),
     ],
@@ -95,6 +99,7 @@ def test_every_network_builds_and_has_as_many_outputs_as_asked(arch):
         ("resnet18", 8, 5),
         ("resnet50", 8, 5),
         ("vgg11_bn", 32, 5),
+        ("vgg13_bn_8", 32, 5),
         ("cifar_resnet_8_4", 8, 5),
         ("cifar_resnet_14", 9, 5),
         ("cifar_vgg_11", 16, 5),
@@ -111,7 +116,7 @@ def test_a_training_step_reaches_every_parameter(arch, pixels, outputs):
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
-@pytest.mark.parametrize("arch", ["vgg11_bn", "cifar_vgg_11"])
+@pytest.mark.parametrize("arch", ["vgg11_bn", "vgg11_bn_4", "cifar_vgg_11"])
 def test_smallest_image_is_the_smallest(arch):
     net = models.build(arch, 5, MEAN, STD).eval()
     size = net.smallest_image
@@ -278,6 +283,9 @@ def test_statistics_are_copied_from_the_tensors_given():
         "cifar_resnet_D[_W]",
         "cifar_vgg_12",
         "cifar_vgg_16_64",
+        "vgg12_bn_16",
+        "vgg16_bn_0",
+        "vggD_bn_W",
         "imagenet_resnet_20",
         "imagenet_resnet_18\n",
         "model.imagenet_resnet_18",

@@ -36,7 +36,7 @@ def reproduce(tmp_path):
 
 
 def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reproduce, tmp_path):
-    done, calls = reproduce(SEEDS="7 8", EPOCHS="40", LEVELS="3", JOBS="1")
+    done, calls = reproduce(ARCHS="resnet20s", SEEDS="7 8", EPOCHS="40", LEVELS="3", JOBS="1")
     assert done.returncode == 0, done.stderr
     assert len(calls) == 2 * 6 + 1
     for seed, study in ((7, calls[:6]), (8, calls[6:12])):
@@ -45,7 +45,7 @@ def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reprodu
         assert all(f"--arch resnet20s --seed {seed}" in call for call in study)
         assert f"--save_dir {tmp_path}/out/resnet20s/seed{seed}" in study[0]
         assert "--rewind_epoch 30 --pruning_times 3 --epochs 40" in study[0]
-        assert "--decreasing_lr 35,37" in study[0]
+        assert "--lr 0.1 --decreasing_lr 35,37" in study[0]
         methods = [re.search(r"--interpolate_method (.*)", call)[1] for call in study[1:]]
         assert methods == [
             *("Lottery_pools", "Lottery_pools --interpolation_value_list 0.5", "interpolate_swa"),
@@ -62,6 +62,15 @@ def test_the_gpu_scale_rewinds_as_early_as_the_paper_and_the_schedule_can_be_cho
     assert "--rewind_epoch 9 --pruning_times 12 --epochs 60" in calls[0]
     assert "--decreasing_lr 45,55" in calls[0]
     assert all("--rewind_epoch 9" in call for call in calls)
+
+
+def test_each_network_has_its_table_and_the_narrow_vgg_a_lower_learning_rate(reproduce, tmp_path):
+    _, calls = reproduce(SEEDS="7", JOBS="1")
+    trained = [call for call in calls if "main_imp.py" in call]
+    assert ["--arch resnet20s" in call and "--lr 0.1 " in call for call in trained] == [True, False]
+    assert ["--arch vgg16_bn_16" in call and "--lr 0.02 " in call for call in trained] == [False, True]
+    tables = [call.split()[-1] for call in calls if call.startswith("evaluate.py ")]
+    assert tables == [f"{tmp_path}/out/resnet20s", f"{tmp_path}/out/vgg16_bn_16"]
 
 
 def test_one_study_alone_makes_no_table(reproduce):
