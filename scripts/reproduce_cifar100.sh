@@ -39,7 +39,6 @@ cd "$(dirname "$script")/.."
 data=$(realpath "${DATA:-data}")
 mkdir -p "${OUT:=runs/cifar100/$SCALE}"
 OUT=$(realpath "$OUT")
-cd CIFAR
 python=${PYTHON:-python}
 
 # Tickets of one network and seed and their pools.
@@ -50,9 +49,9 @@ study() {
   if [[ $arch == vgg*_bn_16 ]]; then rate=0.02; fi # so narrow a VGG learns next to nothing at the paper's rate
   local network=(--dataset "$dataset" --data "$data" --data_limit "$IMAGES" --val_images "$VAL_IMAGES"
     --arch "$arch" --seed "$seed" --prune_type rewind_lt --rewind_epoch "$REWIND")
-  "$python" -u main_imp.py "${network[@]}" --pruning_times "$LEVELS" --epochs "$EPOCHS" --eval_freq "$EVAL_FREQ" \
+  "$python" -u CIFAR/main_imp.py "${network[@]}" --pruning_times "$LEVELS" --epochs "$EPOCHS" --eval_freq "$EVAL_FREQ" \
     --lr "$rate" --decreasing_lr "$MILESTONES" --save_dir "$tickets" $IMP_FLAGS
-  pools() { "$python" -u Lottery_pools.py "${network[@]}" --checkpoint "$tickets" $POOL_FLAGS --interpolate_method "$@"; }
+  pools() { "$python" -u CIFAR/Lottery_pools.py "${network[@]}" --checkpoint "$tickets" $POOL_FLAGS --interpolate_method "$@"; }
   pools Lottery_pools
   pools Lottery_pools --interpolation_value_list 0.5
   pools interpolate_swa
@@ -74,6 +73,6 @@ done | xargs -P "$JOBS" -L 1 bash -c \
   'echo "$1, seed $2: $OUT/$1/seed$2.log"; "$0" "$@" >>"$OUT/$1/seed$2.log" 2>&1 || { tail -n 1 "$OUT/$1/seed$2.log" >&2; exit 1; }' "$script"
 
 for arch in $ARCHS; do
-  "$python" evaluate.py "$OUT/$arch"/seed*/pools/{Lottery_pools,Lottery_pools_0.5,interpolate_swa,interpolate_ema_0.95,ensemble} \
+  "$python" CIFAR/evaluate.py "$OUT/$arch"/seed*/pools/{Lottery_pools,Lottery_pools_0.5,interpolate_swa,interpolate_ema_0.95,ensemble} \
     --save_dir "$OUT/$arch"
 done

@@ -1,8 +1,13 @@
-"""scripts/reproduce_cifar100.sh, with an interpreter that notes how it was called."""
+"""scripts/reproduce_cifar100.sh and benchmarks.sh, with an interpreter that notes how it was called."""
 
+import functools
+import importlib
 import os
 import re
+import shlex
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -16,17 +21,19 @@ esac
 
 
 @pytest.fixture
-def reproduce(tmp_path):
-    """Runs the script; returns the finished process and the commands of Python, those of a study in their order."""
+def noted(tmp_path):
+    """Runs a script; returns the finished process and the commands of Python, those of a study in their order."""
     python, notes = tmp_path / "python", tmp_path / "notes"
     python.write_text(NOTE)
     python.chmod(0o755)
     (tmp_path / "images.npz").touch()
 
-    def run(*arguments: str, fails: str = "nothing", **env: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+    def run(
+        script: str, *arguments: str, fails: str = "nothing", **env: str
+    ) -> tuple[subprocess.CompletedProcess, list[str]]:
         notes.write_text("")
         env = {"PYTHON": str(python), "NOTES": str(notes), "FAILS": fails, "DATA": "images.npz", "OUT": "out", **env}
-        command = ["bash", ROOT / "scripts" / "reproduce_cifar100.sh", *arguments]
+        command = ["bash", ROOT / "scripts" / script, *arguments]
         # Its own folder is the repository: names are seen from there.
         env = {name: str(tmp_path / value) if name in ("DATA", "OUT") else value for name, value in env.items()}
         done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
@@ -35,12 +42,17 @@ def reproduce(tmp_path):
     return run
 
 
+@pytest.fixture
+def reproduce(noted) -> Callable:
+    return functools.partial(noted, "reproduce_cifar100.sh")
+
+
 def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reproduce, tmp_path):
     done, calls = reproduce(ARCHS="resnet20s", SEEDS="7 8", EPOCHS="40", LEVELS="3", JOBS="1")
     assert done.returncode == 0, done.stderr
     assert len(calls) == 2 * 6 + 1
     for seed, study in ((7, calls[:6]), (8, calls[6:12])):
-        assert [call.split()[1] for call in study] == ["main_imp.py", *["Lottery_pools.py"] * 5]
+        assert [call.split()[1] for call in study] == ["CIFAR/main_imp.py", *["CIFAR/Lottery_pools.py"] * 5]
         assert all(f"--dataset npz --data {tmp_path}/images.npz" in call for call in study)
         assert all(f"--arch resnet20s --seed {seed}" in call for call in study)
         assert f"--save_dir {tmp_path}/out/resnet20s/seed{seed}" in study[0]
@@ -51,7 +63,7 @@ def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reprodu
             *("Lottery_pools", "Lottery_pools --interpolation_value_list 0.5", "interpolate_swa"),
             *("interpolate_ema --EMA_value 0.95", "ensemble"),
         ]
-    assert calls[12].startswith("evaluate.py ") and calls[12].endswith(f"--save_dir {tmp_path}/out/resnet20s")
+    assert calls[12].startswith("CIFAR/evaluate.py ") and calls[12].endswith(f"--save_dir {tmp_path}/out/resnet20s")
 
 
 def test_the_gpu_scale_rewinds_as_early_as_the_paper_and_the_schedule_can_be_chosen(reproduce):
@@ -69,7 +81,7 @@ def test_each_network_has_its_table_and_the_narrow_vgg_a_lower_learning_rate(rep
     trained = [call for call in calls if "main_imp.py" in call]
     assert ["--arch resnet20s" in call and "--lr 0.1 " in call for call in trained] == [True, False]
     assert ["--arch vgg16_bn_16" in call and "--lr 0.02 " in call for call in trained] == [False, True]
-    tables = [call.split()[-1] for call in calls if call.startswith("evaluate.py ")]
+    tables = [call.split()[-1] for call in calls if call.startswith("CIFAR/evaluate.py ")]
     assert tables == [f"{tmp_path}/out/resnet20s", f"{tmp_path}/out/vgg16_bn_16"]
 
 
@@ -83,10 +95,45 @@ def test_a_study_that_fails_is_said_and_ends_in_no_table(reproduce):
     done, calls = reproduce(SEEDS="7 8", JOBS="1", fails="interpolate_swa")
     assert done.returncode != 0
     assert "this went wrong" in done.stderr
-    assert not any(call.startswith("evaluate.py") for call in calls)
+    assert not any(call.startswith("CIFAR/evaluate.py") for call in calls)
 
 
 def test_a_scale_of_another_name_is_refused(reproduce):
     done, calls = reproduce(SCALE="tpu")
     assert (done.returncode, calls) == (2, [])
     assert done.stderr == "SCALE=tpu: choose cpu or gpu\n"
+
+
+def parsed(call: str):
+    """What the script of a call makes of its flags."""
+    name, *flags = shlex.split(call.removeprefix("-u "))
+    return importlib.import_module(name.removesuffix(".py").replace("/", ".")).build_parser().parse_args(flags)
+
+
+@pytest.mark.parametrize(("device", "arch"), [("cpu", "resnet20s"), ("cuda", "resnet18"), ("cuda:1", "resnet18")])
+def test_the_benchmarks_take_their_flags_and_search_the_tickets_found_before(noted, tmp_path, device, arch):
+    done, calls = noted("benchmarks.sh", DEVICE=device)
+    assert done.returncode == 0, done.stderr
+    names = [re.search(r"(\w+)\.py", call)[1] for call in calls]
+    assert names == ["main_imp", "train", "search", "forward", "growth"]
+    imp, train, search, forward, growth = map(parsed, calls)
+    assert {found.device for found in (imp, train, search, forward, growth)} == {device}
+    assert {found.arch for found in (imp, train, search, forward, growth)} == {arch}
+    assert imp.save_dir == search.tickets and max(search.levels) < imp.pruning_times
+    assert imp.rewind_epoch < imp.epochs and imp.data_limit == train.images == search.images
+    assert any(way.startswith("graph") for way in forward.ways) == device.startswith("cuda")
+    assert {found.out for found in (train, search, forward, growth)} == {tmp_path / "out"}
+
+
+def test_a_benchmark_whose_table_is_there_is_not_run_again(noted, tmp_path):
+    Path(tmp_path, "out").mkdir()
+    Path(tmp_path, "out", "train.json").touch()
+    done, calls = noted("benchmarks.sh")
+    assert "out/train.md is there already" in done.stdout
+    assert not any("train.py" in call for call in calls) and any("search.py" in call for call in calls)
+
+
+def test_a_device_of_another_name_is_refused(noted):
+    done, calls = noted("benchmarks.sh", DEVICE="tpu")
+    assert (done.returncode, calls) == (2, [])
+    assert done.stderr == "DEVICE=tpu: choose cpu, cuda or cuda:N\n"
