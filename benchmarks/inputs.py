@@ -8,6 +8,7 @@ from benchmarks import measure
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Runs of tickets, an .npz file of images, network, device, and where the table goes."""
     parser.add_argument("--tickets", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE")
     parser.add_argument("--val_images", type=int, required=True)

@@ -5,7 +5,7 @@
 #   scripts/reproduce_cifar100.sh ARCH SEED    tickets and pools of one, on the terminal
 # Environment:
 #   SCALE      cpu (default): two small networks, a fifth of the images, a short schedule with late rewinding; about
-#              three hours on two cores
+#              two hours a network on two cores
 #              gpu: ResNet-18 and VGG-16 on all images
 #   DATA       folder of CIFAR-100, or an .npz file that holds it (default: data/)
 #   OUT        folder of tickets, pools, logs and tables (default: runs/cifar100/$SCALE)
