@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL
+from matplotlib.figure import Figure
 from test_comparison import write_pools
 
 from CIFAR import Lottery_pools, evaluate
+from utils.figures import write
 from utils.report_page import Page, write_page
 
 VOID = {"meta", "img", "br"}
@@ -86,8 +88,23 @@ def test_nothing_that_a_file_says_becomes_html(tmp_path):
     write_page(page, tmp_path / "report.html")
     assert "<script" not in (tmp_path / "report.html").read_text()
     found = Reader(tmp_path / "report.html")
-    assert found.texts.count(hostile) == 17, "title twice, command, table, note, captions, flags"
+    assert found.texts.count(hostile) == 19, "title twice, command, table, note, captions, flags"
     assert [*found.images] == [hostile]
+
+
+@pytest.mark.pictures
+def test_pictures_are_half_as_wide_as_they_have_pixels(tmp_path):
+    figure = Figure(figsize=(3.3, 1))
+    write(figure, tmp_path / "a.png", pdf=False)
+    write_page(Page("Title", DESCRIPTION, ([], []), pictures=[("a", tmp_path / "a.png")]), tmp_path / "report.html")
+    assert 'width="495"' in (tmp_path / "report.html").read_text()
+
+
+def test_settings_read_as_on_a_command_line(tmp_path):
+    settings = {"levels": [0, 2], "data_url": None, "amp": False}
+    write_page(Page("Title", {**DESCRIPTION, "settings": settings}, ([], [])), tmp_path / "report.html")
+    texts = Reader(tmp_path / "report.html").texts
+    assert {"0 2", "False"} <= {*texts} and "None" not in texts
 
 
 @pytest.mark.pictures

@@ -12,15 +12,16 @@ from utils.report import Table
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 pre, .wide { overflow-x: auto; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
 th { border-bottom-width: 2px; }
-.flags th, .flags td { text-align: left; white-space: normal; overflow-wrap: anywhere; font-weight: normal; }
+.flags th, .flags td { text-align: left; font-weight: normal; }
+.flags td + td { white-space: normal; overflow-wrap: anywhere; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; max-width: 100%; }
-img { max-width: min(100%, 30rem); background: white; } figcaption { max-width: 30rem; }
+img { max-width: 100%; background: white; } figcaption { max-width: 30rem; }
 summary { cursor: pointer; margin: .5rem 0; }
 """
 
@@ -64,9 +65,17 @@ def _page_lines(page: Page) -> Iterator[str]:
     for name, values in {"of this command": page.description, **page.sources}.items():
         yield f"<details><summary>{escape(name)}</summary>"
         for part in ("settings", "versions"):
-            yield from _table_lines((part, ""), [*values.get(part, {}).items()], kind="flags")
+            rows = [(name, _words(value)) for name, value in values.get(part, {}).items()]
+            yield from _table_lines((part, ""), rows, kind="flags")
         yield "</details>"
     yield "</body>\n</html>"
+
+
+def _words(value: Any) -> str:
+    """A setting as one gives it on a command line."""
+    if value is None:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _table_lines(header: Sequence[object], rows: Sequence[Sequence[object]], kind: str = "") -> Iterator[str]:
@@ -79,7 +88,8 @@ def _table_lines(header: Sequence[object], rows: Sequence[Sequence[object]], kin
 def _picture_lines(title: str, pictures: Sequence[tuple[str, Path]]) -> Iterator[str]:
     yield f'<h2>{title}</h2>\n<div class="pictures">'
     for caption, path in pictures:
-        data, text = base64.b64encode(path.read_bytes()).decode(), escape(caption)
-        image = f'<img src="data:image/png;base64,{data}" alt="{text}">'
+        png, text = path.read_bytes(), escape(caption)
+        width = int.from_bytes(png[16:20], "big") // 2  # of its header; a printer has more dots than a screen
+        image = f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" width="{width}" alt="{text}">'
         yield f"<figure>{image}<figcaption>{text}</figcaption></figure>"
     yield "</div>"
