@@ -16,11 +16,12 @@ from CIFAR.flags import add_data_flags, data_from_flags
 from utils import cli
 from utils.methods import run_method
 from utils.parser import Parser, run_script
+from utils.pool_flags import add_pool_flags
 
 
 def build_parser() -> Parser:
     parser = Parser(__doc__)
-    cli.add_pool_flags(parser)
+    add_pool_flags(parser)
     add_data_flags(parser)
     cli.add_network_flags(parser)
     cli.add_run_flags(parser)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from CIFAR.flags import add_data_flags, data_from_flags
 from utils import cli
+from utils.imp_flags import add_imp_flags
 from utils.imp_runs import run_imp
 from utils.parser import Parser, run_script
 from utils.tickets import RunFiles
@@ -23,7 +24,7 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     add_data_flags(parser)
     cli.add_network_flags(parser)
-    cli.add_imp_flags(parser)
+    add_imp_flags(parser)
     cli.add_run_flags(parser)
     cli.add_unused_flags(parser)
     return parser

@@ -16,12 +16,13 @@ from ImageNet.flags import PAPER, add_data_flags, data_from_flags
 from utils import cli
 from utils.methods import run_method, splits_images
 from utils.parser import Parser, run_script
+from utils.pool_flags import add_pool_flags
 
 
 def build_parser() -> Parser:
     parser = Parser(__doc__, usage="%(prog)s --save_dir TICKETS DIR [flags]")
     # The published ImageNet script calls the tickets' folder --save_dir.
-    cli.add_pool_flags(parser, tickets_flags=("--save_dir", "--checkpoint"), pools_flag="--output_dir")
+    add_pool_flags(parser, tickets_flags=("--save_dir", "--checkpoint"), pools_flag="--output_dir")
     add_data_flags(parser)
     cli.add_network_flags(parser)
     cli.add_run_flags(parser)
