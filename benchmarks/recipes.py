@@ -24,6 +24,7 @@ PAPER = "as in the paper"
 LOSS = ["--select_by", "loss"]
 AVERAGE = ["--interpolation_value_list", "0.5"]
 LEARNED = ["--interpolate_method", "learned", "--learned_steps", "20"]
+ONE_DENSER = ["--denser_num", "1"]
 RECIPES = {
     PAPER: [],
     "loss": LOSS,
@@ -40,6 +41,10 @@ RECIPES = {
     "average, loss, best first": [*AVERAGE, *LOSS, "--order", "best"],
     "average, loss, even out": [*AVERAGE, *LOSS, "--even_out"],
     "uniform soup": ["--interpolate_method", "uniform_soup"],
+    "one denser": ONE_DENSER,
+    "average, one denser": [*AVERAGE, *ONE_DENSER],
+    "uniform soup, one denser": ["--interpolate_method", "uniform_soup", *ONE_DENSER],
+    "uniform soup, none denser": ["--interpolate_method", "uniform_soup", "--denser_num", "0"],
     "greedy soup": ["--interpolate_method", "greedy_soup"],
     "greedy soup, loss": ["--interpolate_method", "greedy_soup", *LOSS],
     "learned": LEARNED,

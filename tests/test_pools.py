@@ -52,6 +52,22 @@ def test_candidates_come_nearest_first_and_the_denser_one_before_the_sparser(sta
     assert neighbours(range(7), start, search_num) == expected
 
 
+@pytest.mark.parametrize(
+    "start, search_num, denser_num, expected",
+    [
+        (3, 19, 0, [4, 5, 6]),
+        (3, 19, 1, [2, 4, 5, 6]),
+        (3, 3, 1, [2, 4, 5]),
+        (3, 19, 9, [2, 4, 1, 5, 0, 6]),
+        (0, 19, 1, [1, 2, 3, 4, 5, 6]),
+        (6, 19, 2, [5, 4]),
+        (6, 19, 0, []),
+    ],
+)
+def test_only_so_many_candidates_are_denser(start, search_num, denser_num, expected):
+    assert neighbours(range(7), start, search_num, denser_num) == expected
+
+
 def test_a_ticket_alone_has_no_candidates():
     assert neighbours([4], 4, 19) == []
 

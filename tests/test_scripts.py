@@ -1177,6 +1177,18 @@ def test_departures_have_folders_and_names_of_their_own(small_tickets):
     assert method_label(settings) == "Lottery Pools (2 coefficients)"
 
 
+@pytest.mark.parametrize("method", ["Lottery_pools", "interpolate_swa", "uniform_soup", "ensemble"])
+def test_denser_tickets_stay_out(small_tickets, method):
+    flags = [*SMALL, "--checkpoint", str(small_tickets), "--denser_num", "0", "--interpolate_method", method]
+    Lottery_pools.main([*flags, "--interpolation_value_list", "0.5"])
+    name = {"Lottery_pools": "Lottery_pools_0.5"}.get(method, method)
+    entries = pools_json(small_tickets / "pools" / f"{name}_denser_num_0")["pools"]
+    levels = {entry["level"] for entry in entries}
+    for entry in entries:
+        tried = {step["candidate"] for step in entry["steps"]} | {member["level"] for member in entry["members"]}
+        assert tried | {entry["level"]} == {level for level in levels if level >= entry["level"]}
+
+
 def test_a_folder_of_before_a_flag_was_there_counts_as_made_without_it(search, fails, tmp_path):
     folder = search("pools", "--levels", "0")
     path = folder / "pools.json"

@@ -45,6 +45,7 @@ DEPARTURES = {
     "select_by": (SEARCH, "greedy_soup"),
     **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
     "learned_per": (LEARNED,),
+    "denser_num": tuple(name for name in METHODS if name != CONNECTIVITY),
 }
 LABELS = {"interpolate_swa": "SWA", **{name: name.replace("_", " ") for name in (*SOUPS, LEARNED, ENSEMBLE)}}
 
@@ -88,7 +89,10 @@ def run_method(
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
     digests = _read_all(files, evaluator, say)
     check = functools.partial(_check_accuracies, files, evaluator, args.ticket_tolerance, processes.is_main)
-    study = Study(files, evaluator, args.search_num, args.seed, folder, description, digests, say, check, processes)
+    study = Study(
+        *(files, evaluator, args.search_num, args.seed, folder, description, digests, say, check, processes),
+        denser_num=args.denser_num,
+    )
     if args.interpolate_method == CONNECTIVITY:
         table = barrier_table(ConnectivityRun(study, args.pairs).run(args.interpolation_value_list, levels))
     elif args.interpolate_method == ENSEMBLE:

@@ -132,6 +132,9 @@ def _add_recipe_flags(parser: Parser) -> None:
         help="at the end, try the plain mean of the tickets in the pool, and take it if it is no worse",
     )
     group.add_argument(
+        "--denser_num", type=count, metavar="N", help="of the tickets denser than the start, try the N nearest alone"
+    )
+    group.add_argument(
         "--learned_per",
         choices=GROUPS,
         default=OLDER["learned_per"],

@@ -110,14 +110,15 @@ def ticket_alone(ticket: Member) -> Pool:
     return Pool(ticket.read(), ticket.score(), {ticket.level: 1.0})
 
 
-def neighbours(levels: Sequence[T], start: T, search_num: int) -> list[T]:
+def neighbours(levels: Sequence[T], start: T, search_num: int, denser_num: int | None = None) -> list[T]:
     """The first `search_num` others by nearness to `start`: one before, one after, two before, two after, ...
 
     Nearness is by position in `levels`, as in the published script: where a level is missing, the next one takes its
-    place.
+    place. Of those before `start`, the denser ones, only the nearest `denser_num` take part (None: all).
     """
     here = levels.index(start)
-    offsets = (sign * distance for distance in range(1, len(levels)) for sign in (-1, 1))
+    farthest = here if denser_num is None else denser_num
+    offsets = (offset for distance in range(1, len(levels)) for offset in (-distance, distance) if offset >= -farthest)
     return [levels[here + offset] for offset in offsets if 0 <= here + offset < len(levels)][:search_num]
 
 

@@ -37,6 +37,7 @@ OLDER = {
     "passes": 1,
     "even_out": False,
     "learned_per": "network",
+    "denser_num": None,
 }
 
 

@@ -17,6 +17,7 @@ from utils.tickets import TicketFile
 class Study:
     """The tickets `files` of one run, of which each start has `search_num` candidates; results go into `folder`.
 
+    At most `denser_num` candidates are denser than the start (None: as many as there are).
     `description` is what `utils.provenance.describe_run` says; `say` takes each line of the log; `digests` tells by
     level whether a ticket is the one that an earlier command saw; `check_tickets` is called before anything is built on
     them and gives scores on validation images, by level.
@@ -32,10 +33,11 @@ class Study:
     say: Callable[[str], None] = lambda line: None
     check_tickets: Callable[[], dict[int, Score]] = dict
     processes: Processes = SINGLE
+    denser_num: int | None = None
 
     def candidates(self, start: TicketFile) -> list[TicketFile]:
         """The nearest other tickets, nearest first."""
-        return neighbours(self.files, start, self.search_num)
+        return neighbours(self.files, start, self.search_num, self.denser_num)
 
     def sources(self, *files: TicketFile) -> list[list]:
         """Level and digest of each of `files`: what a result from them depends on."""
