@@ -452,6 +452,14 @@ def test_fast_stands_for_its_flags_and_flags_after_it_win():
     assert parse(["--fast", "--bn_images", "512"]).bn_images == 512
 
 
+def test_the_best_recipe_stands_for_its_flags_and_flags_after_it_win():
+    parse = Lottery_pools.build_parser().parse_args
+    best = ["--interpolate_method", "uniform_soup", "--denser_num", "1"]
+    assert vars(parse(["--recipe", "best"])) == vars(parse(best))
+    assert vars(parse(["--recipe", "best", "--recipe", "paper"])) == vars(parse([]))
+    assert parse(["--recipe", "best", "--denser_num", "2"]).denser_num == 2
+
+
 def test_hump_leaves_coefficients_out_of_the_log_and_marks_them_in_the_file(small_tickets, tmp_path, capfd):
     folder = tmp_path / "pools"
     files = ["--checkpoint", str(small_tickets), "--save_dir", str(folder)]

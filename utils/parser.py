@@ -38,8 +38,18 @@ class Preset(argparse.Action):
         self.settings = settings
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        for name, value in self.settings.items():
-            setattr(namespace, name, value)
+        vars(namespace).update(self.settings)
+
+
+class Presets(argparse.Action):
+    """A flag of which each value stands for several other flags; what is given after it on the command line wins."""
+
+    def __init__(self, *args, presets: Mapping[str, Mapping[str, Any]], **kwargs):
+        super().__init__(*args, choices=presets, default=argparse.SUPPRESS, **kwargs)
+        self.presets = presets
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        vars(namespace).update(self.presets[values])
 
 
 class Page(argparse.Action):

@@ -11,13 +11,18 @@ from utils.evaluation import SELECTIONS
 from utils.imp import PRUNE_TYPES
 from utils.learned import GROUPS
 from utils.methods import METHODS, method_name
-from utils.parser import Parser, Preset, count, nonnegative, positive, share
+from utils.parser import Parser, Preset, Presets, count, nonnegative, positive, share
 from utils.pool_runs import ORDERS
 from utils.pools import PAPER_COEFFICIENTS
 from utils.provenance import OLDER
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
 FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}
+# What --recipe names. The best one is what gained more than the paper's search beyond noise; README has the figures.
+RECIPES = {
+    "paper": {"interpolate_method": "Lottery_pools", "denser_num": None},
+    "best": {"interpolate_method": "uniform_soup", "denser_num": 1},
+}
 
 
 def _as_flags(settings: Mapping[str, Any]) -> str:
@@ -104,6 +109,12 @@ def _add_cost_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_recipe_flags(parser: Parser) -> None:
     group = parser.add_argument_group("departures from the paper's search, all off by default")
+    group.add_argument(
+        "--recipe",
+        action=Presets,
+        presets=RECIPES,
+        help=f"best: the same as {_as_flags(RECIPES['best'])}; see README for what it gains; flags after it win",
+    )
     group.add_argument(
         "--select_by",
         choices=SELECTIONS,
