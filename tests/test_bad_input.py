@@ -240,6 +240,7 @@ def test_coefficient_outside_zero_to_one(pools_fail, value):
     "flag, value",
     [
         *(("--search_num", "-1"), ("--bn_images", "-1"), ("--batch_size", "0"), ("--seed", "-1"), ("--seed", "one")),
+        *((flag, "99999999999999999999") for flag in ("--batch_size", "--seed", "--search_num")),
         *(("--interpolate_method", "average"), ("--dataset", "mnist"), ("--prune_type", "lth"), ("--typo", "1")),
     ],
 )

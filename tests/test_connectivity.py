@@ -116,7 +116,7 @@ def connect(tmp_path, monkeypatch):
         evaluator = FakeEvaluator()
         files = [TicketFile(level, Path(f"{level}.pth")) for level in levels]
         description = {"settings": {}, "versions": {}}
-        digests = {level: str(level) for level in levels}
+        digests = {file.level: evaluator.read_ticket(file).digest() for file in files}
         run = ConnectivityRun(Study(files, evaluator, 1, 41, tmp_path, description, digests), pairs)
         drawn.clear()
         entries = run.run([0.5], levels if chosen is None else chosen)

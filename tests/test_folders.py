@@ -107,8 +107,9 @@ def test_scripts_refuse_a_folder_in_use(fails, hold, small_tickets, tmp_path):
 
 def test_leftovers_of_a_killed_writer_go(small_tickets, tmp_path):
     flags = [*SMALL, "--checkpoint", str(small_tickets), "--search_num", "0", "--save_dir", str(tmp_path / "pools")]
-    left = [small_tickets / ".0model_SA_best.pth.tar.abcd.tmp", tmp_path / "pools" / ".pools.json.abcd.tmp"]
-    others = [small_tickets / "notes.tmp", small_tickets / ".bashrc", tmp_path / "pools" / "deeper" / ".x.tmp"]
+    left = [small_tickets / ".0model_SA_best.pth.tar.abcd_123.tmp", tmp_path / "pools" / ".pools.json.abcd_123.tmp"]
+    others = [*(small_tickets / name for name in ("notes.tmp", ".bashrc", ".notes.tmp", ".editor-swap.tmp"))]
+    others += [tmp_path / "pools" / "deeper" / ".x.tmp"]
     for path in (*left, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")

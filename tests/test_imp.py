@@ -302,6 +302,12 @@ def test_each_level_keeps_its_count_and_only_what_the_level_before_kept(random_p
         assert all(not (after[name] & ~before[name]).any() for name in CONVOLUTIONS)
 
 
+@pytest.mark.parametrize("random_prune", [False, True])
+def test_a_level_without_weights_is_not_begun(random_prune, tmp_path):
+    with pytest.raises(UserError, match="no weight at level 1: choose --pruning_times 1"):
+        run_imp(tmp_path, rate=1.0, random_prune=random_prune)
+
+
 @pytest.mark.parametrize("prune_type", ["lt", "rewind_lt", "pt"])
 def test_pruned_weights_are_zero_in_every_file(prune_type, tmp_path):
     run_imp(tmp_path, prune_type=prune_type)

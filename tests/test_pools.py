@@ -328,7 +328,7 @@ def finish_run(
 ):
     """The entry in `pools.json` and the pool's file of one start, with `score` (of a list of weights) as validation."""
     evaluator = FakeEvaluator(tickets, score, loss or (lambda weights: 0.0))
-    description, digests = {"settings": {}, "versions": {}}, {file.level: "" for file in evaluator.files}
+    description, digests = {"settings": {}, "versions": {}}, {ticket.level: ticket.digest() for ticket in tickets}
     study = Study(evaluator.files, evaluator, search_num, 41, folder, description, digests)
     (entry,) = PoolRun(study, method, **choices).run([ticket.level])
     return entry, checkpoint.load(folder / entry["checkpoint"]), evaluator
@@ -478,6 +478,12 @@ def test_a_second_pass_tries_every_candidate_again_on_other_images():
     assert [step.candidate for step in pool.steps] == [1, 2, 1, 2]
     assert numbers == [1, 2, 3, 4]
     assert pool.shares == {0: 0.0625, 1: 0.3125, 2: 0.625}
+
+
+@pytest.mark.parametrize("coefficient, members", [(1.0, {0: 1.0}), (0.0, {1: 1.0})])
+def test_a_ticket_without_a_share_is_no_member(coefficient, members):
+    pool = search(start_from(8.0), readers({1: state(4.0)}), greedy([coefficient]), unfinished, lambda trial: 1.0)
+    assert pool.shares == members
 
 
 @pytest.mark.parametrize("score, accepted", [(5.0, True), (4.9, False)])

@@ -1172,12 +1172,26 @@ def test_a_start_whose_candidate_changed_is_searched_again(small_tickets):
     assert before[0]["steps"][0]["scores"] != after[0]["steps"][0]["scores"]
 
 
-def test_departures_have_folders_and_names_of_their_own(small_tickets):
+@pytest.mark.parametrize("method", ["Lottery_pools", "uniform_soup", "ensemble", "linear_inter"])
+def test_a_ticket_that_is_replaced_while_it_is_in_use_is_noticed(fails, small_tickets, monkeypatch, method):
+    def validate_and_replace(*args):
+        (small_tickets / "0model_SA_best.pth.tar").write_bytes((small_tickets / "1model_SA_best.pth.tar").read_bytes())
+        return score(*args)
+
+    score = Evaluator.validate
+    monkeypatch.setattr(Evaluator, "validate", validate_and_replace)
+    line = fails(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--interpolate_method", method)
+    assert f"{small_tickets / '0model_SA_best.pth.tar'} was replaced" in line
+
+
+def test_departures_have_folders_and_names_of_their_own(small_tickets, capfd):
     flags = [*SMALL, *LIST, "--checkpoint", str(small_tickets), "--levels", "0", "--quiet"]
     for more in (["--passes", "2", "--even_out"], ["--interpolate_method", "interpolate_swa", "--passes", "2"]):
         Lottery_pools.main([*flags, *more])
     folders = sorted(path.name for path in (small_tickets / "pools").iterdir())
     assert folders == ["Lottery_pools_0.3_0.7_passes_2_even_out", "interpolate_swa"], "SWA heeds no --passes"
+    assert capfd.readouterr().err == "warning: interpolate_swa has no use for --passes\n"
+    Lottery_pools.main([*flags, "--interpolate_method", "interpolate_swa"])  # is not refused
     settings = json.loads((small_tickets / "pools" / folders[0] / "pools.json").read_text())["settings"]
     assert method_label(settings) == "Lottery Pools (2 coefficients), passes 2, even out"
     for name in ("passes", "even_out", "select_by"):  # as files have it that are older than the flags

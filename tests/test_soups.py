@@ -181,6 +181,19 @@ def test_learned_shares_find_the_mixture_that_the_loss_is_least_for():
     assert pool.state["w"].tolist() == pytest.approx([0.6, 0.3, 0.1], abs=1e-3)
 
 
+def test_no_learned_share_is_more_than_one():
+    """Five tensors of sizes whose shares of the whole add up to a little more than 1."""
+    sizes = {str(size): size for size in (138, 262, 113, 266, 103)}
+    states = [{name: torch.full((size,), float(end)) for name, size in sizes.items()} for end in range(2)]
+
+    def loss_gradient(state):
+        return 1.0, {name: torch.ones(size) for name, size in sizes.items()}
+
+    members = [Member(level, lambda level=level: states[level], lambda: 0.0) for level in range(2)]
+    tools = Tools(lambda state, number: state, lambda state: 1.0, loss_gradient)
+    assert learned(members, tools, 3, 1000.0).shares == {0: 1.0, 1: 0.0}
+
+
 @pytest.mark.parametrize("per, shares", [("network", [0.5, 0.5]), ("block", [0.9, 0.1]), ("layer", [0.9, 0.1])])
 def test_each_group_of_tensors_has_shares_of_its_own(per, shares):
     """Two tensors of one size want opposite members."""
@@ -252,11 +265,11 @@ def test_a_loss_that_diverges_is_said():
 @pytest.mark.parametrize("amp", [False, True])
 def test_loss_and_gradient_on_validation_images_are_those_of_plain_autograd(amp, monkeypatch):
     monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
-    data = load_data("digits", None, "cpu", val_images=1200, data_limit=1400)  # three batches
+    data = load_data("digits", None, "cpu", val_images=1201, data_limit=1400)  # three batches, the last of them odd
     net = models.build("cifar_resnet_8_4", len(data.classes), data.mean, data.std)
     evaluator = Evaluator("cifar_resnet_8_4", [net], data, 64, amp=amp)
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    assert evaluator.validate(state).images == 1200
+    assert evaluator.validate(state).images == 1201
     loss, gradients = evaluator.loss_gradient(state)
     leaves = {name: state[name].clone().requires_grad_() for name, _ in net.named_parameters()}
     images = data.val.images.permute(0, 3, 1, 2) / 255

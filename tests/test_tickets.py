@@ -200,10 +200,11 @@ def test_torchs_pruning_is_read_as_plain_weights_and_a_mask(tmp_path):
 def test_weights_under_the_mask_become_true_zeros(tmp_path):
     state = network().state_dict()
     state["0.weight_orig"] = state.pop("0.weight").fill_(-3.0)
-    state["0.weight_mask"] = torch.zeros(4, 3, 3, 3)
+    state["0.weight_mask"] = torch.zeros(4, 3, 3, 3).index_fill(0, torch.tensor(3), 1)
     weights = read(tmp_path / "ticket", state).state["0.weight"]
-    assert not weights.any()
-    assert not torch.signbit(weights).any()
+    assert (weights[3] == -3).all()
+    assert not weights[:3].any()
+    assert not torch.signbit(weights[:3]).any()
 
 
 def test_openlth_ticket_has_the_density_of_its_mask_file(tmp_path):
@@ -329,6 +330,14 @@ def test_mask_that_is_none_is_refused_in_both_layouts(tmp_path, mask, why):
 def test_mask_of_no_weight_is_refused(tmp_path):
     with pytest.raises(UserError, match="other"):
         read(tmp_path / "ticket", {**network().state_dict(), "other.weight_mask": torch.ones(3)})
+
+
+def test_ticket_without_a_weight_is_refused(tmp_path):
+    state = network().state_dict()
+    none = {"0.weight_orig": state.pop("0.weight"), "3.weight_orig": state.pop("3.weight")}
+    none |= {name.replace("orig", "mask"): torch.zeros_like(value) for name, value in none.items()}
+    with pytest.raises(UserError, match="ticket has no weight left"):
+        read(tmp_path / "ticket", {**state, **none})
 
 
 @pytest.mark.parametrize("name", ["1.weight", "3.bias", "1.running_mean", "1.num_batches_tracked"])

@@ -54,7 +54,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes that were killed while they wrote left behind. Nobody may be writing into `folder`."""
-    for path in Path(folder).glob(f".*{TEMPORARY}"):
+    for path in Path(folder).glob(f".*.????????{TEMPORARY}"):  # as tempfile names them: others' files are theirs
         path.unlink(missing_ok=True)
 
 

@@ -99,7 +99,7 @@ class ConnectivityRun:
             state = self.evaluator.recalibrate(state, self.study.seed, "connectivity", first.level)
             return self.evaluator.test(state)
 
-        states = (self.evaluator.read_ticket(file).state for file in (first, second))
+        states = (self.study.read_ticket(file).state for file in (first, second))
         levels = {"levels": [first.level, second.level], "tickets": self.study.sources(first, second)}
         return {**levels, **walk(*states, coefficients, score)}
 

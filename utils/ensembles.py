@@ -60,7 +60,7 @@ class EnsembleRun:
         return [start, *self.study.candidates(start)]
 
     def _entry(self, start: TicketFile, score: Score | None) -> dict[str, Any]:
-        ticket, members = self.evaluator.read_ticket(start), self._members(start)
+        ticket, members = self.study.read_ticket(start), self._members(start)
         score = score or self.evaluator.validate(ticket.state)
         validation = self._accuracy(members, "val")
         self.study.say(
@@ -91,12 +91,12 @@ class EnsembleRun:
         """The probabilities that one network gives to this process's images of `split`, and their labels."""
 
         def run() -> tuple[Tensor, Tensor]:
-            state = self.evaluator.read_ticket(file).state
+            state = self.study.read_ticket(file).state
             return self.evaluator.probabilities(state, self.evaluator.data.eval_batches(split))
 
         return self.answers.of((file.level, split), run)
 
     def _weights(self, file: TicketFile) -> int:
         if file.level not in self.weights:
-            self.weights[file.level] = self.evaluator.read_ticket(file).kept
+            self.weights[file.level] = self.study.read_ticket(file).kept
         return self.weights[file.level]

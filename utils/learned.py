@@ -40,6 +40,7 @@ def learned(
     pool = tools.finish(_detached(mix(stacked, shares), ticket), 1)
     weights = torch.tensor([values[0].numel() for values in stacked.values()], dtype=torch.float64)
     overall = weights / weights.sum() @ torch.stack([shares[name] for name in stacked]).cpu()
+    overall = overall.clamp(max=1.0)  # rounding may leave a little more
     levels = [member.level for member in members]
     return Pool(pool, tools.score(pool), dict(zip(levels, overall.tolist(), strict=True)))
 

@@ -76,6 +76,7 @@ def run_method(
 
     `nets` are as many networks as shall be scored at the same time.
     """
+    args = _heeded(args, processes.is_main)
     source = args.checkpoint or tickets.run_folder(
         args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed
     )
@@ -102,6 +103,17 @@ def run_method(
         table = results_table(pools.run(levels))
     if processes.is_main:
         print(table, flush=True)
+
+
+def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
+    """`args` without departures that the method has no use for, so that its pools are those of the plain command."""
+    plain = argparse.Namespace(**vars(args))
+    for name, methods in DEPARTURES.items():
+        if args.interpolate_method not in methods and getattr(args, name) != OLDER[name]:
+            setattr(plain, name, OLDER[name])
+            if speaks:
+                print(f"warning: {args.interpolate_method} has no use for --{name}", file=sys.stderr, flush=True)
+    return plain
 
 
 def _method(args: argparse.Namespace) -> Method | Rival:

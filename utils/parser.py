@@ -102,12 +102,14 @@ def count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    if value > sys.maxsize:
+        raise argparse.ArgumentTypeError(f"{text} is too large")
     return value
 
 
 def positive(text: str) -> int:
     """A whole number, 1 or more."""
-    value = int(text)
+    value = count(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value

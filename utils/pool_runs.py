@@ -117,7 +117,7 @@ class PoolRun:
 
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
-        ticket = self.evaluator.read_ticket(file)
+        ticket = self.study.read_ticket(file)
         score = self._score(file)
         loss = f", loss {score.loss:.4f}" if self.select_by == "loss" else ""
         self.say(
@@ -140,7 +140,7 @@ class PoolRun:
     def _score(self, file: TicketFile) -> Score:
         """On validation images; measured once."""
         if file.level not in self.scores:
-            self.scores[file.level] = self.evaluator.validate(self.evaluator.read_ticket(file).state)
+            self.scores[file.level] = self.evaluator.validate(self.study.read_ticket(file).state)
         return self.scores[file.level]
 
     def _members(self, start: TicketFile) -> list[Member]:
@@ -148,7 +148,7 @@ class PoolRun:
         return [
             Member(
                 file.level,
-                lambda file=file: self.evaluator.read_ticket(file).state,
+                lambda file=file: self.study.read_ticket(file).state,
                 lambda file=file: self.select(self._score(file)),
             )
             for file in (start, *self.study.candidates(start))

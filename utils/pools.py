@@ -151,8 +151,9 @@ def search(
         accepted = method.accept_all or trials.best_score >= pool.score + method.margin
         if accepted:
             pool.state, pool.score = trials.best, trials.best_score
-            pool.shares = {member: share * trials.coefficient for member, share in pool.shares.items()}
-            pool.shares[level] = pool.shares.get(level, 0.0) + 1 - trials.coefficient
+            shares = {member: share * trials.coefficient for member, share in pool.shares.items()}
+            shares[level] = shares.get(level, 0.0) + 1 - trials.coefficient
+            pool.shares = {member: share for member, share in shares.items() if share > 0}
         step_scores = [scores.get(coefficient) for coefficient in coefficients]
         pool.steps.append(Step(level, coefficients, step_scores, trials.coefficient, accepted))
         after_step(pool)

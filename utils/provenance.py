@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -57,7 +58,7 @@ def describe_run(
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
             "threads": torch.get_num_threads(),
             "revision": _git_revision(),
-            "command": " ".join(sys.argv),
+            "command": shlex.join(sys.argv),
         },
     }
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.distributed import SINGLE, Processes
+from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
 from utils.pools import neighbours
 from utils.provenance import claimed_folder
-from utils.tickets import TicketFile
+from utils.tickets import Ticket, TicketFile
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Study:
     check_tickets: Callable[[], dict[int, Score]] = dict
     processes: Processes = SINGLE
     denser_num: int | None = None
+
+    def read_ticket(self, file: TicketFile) -> Ticket:
+        """The ticket on the evaluator's device. UserError where it is another one by now than in `digests`."""
+        ticket = self.evaluator.read_ticket(file)
+        if ticket.digest() != self.digests[file.level]:
+            raise UserError(f"{file.path} was replaced while it was in use: start again when that run is done")
+        return ticket
 
     def candidates(self, start: TicketFile) -> list[TicketFile]:
         """The nearest other tickets, nearest first."""

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from utils.batchnorm import lone_image_explained
 from utils.distributed import SINGLE, Processes
-from utils.evaluation import Score, autocast, total_score
+from utils.evaluation import Score, autocast, fit_for_backward, total_score
 from utils.pruning import Mask
 
 
@@ -108,12 +108,8 @@ def train_epoch(
     sums = sums or EpochSums()
     for (inputs, labels), rate in zip(batches, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
-        if device.type == "cpu" and len(inputs) % 2:
-            # Backward through a narrow 1×1 convolution with stride 2 on an odd number of channels-last images corrupts
-            # memory (seen with torch 2.15); on an even number, channels last is right and faster.
-            inputs = inputs.contiguous()
         with autocast(device, amp), lone_image_explained():
-            outputs = forward(inputs)
+            outputs = forward(fit_for_backward(inputs))
             loss = cross_entropy(outputs.float(), labels)
         optimizer.zero_grad()
         loss.backward()
