@@ -149,6 +149,28 @@ def test_results_go_into_a_folder_of_tickets_and_beside_one_of_pools(run):
     assert (run / "pools/evaluation.json").exists()
 
 
+@pytest.mark.parametrize(
+    "inside, named",
+    [
+        ("", "pools/interpolate_swa/pools.json"),
+        ("", "pools/interpolate_swa/1pool.pth.tar"),
+        ("pools/interpolate_swa", "."),
+        ("pools/interpolate_swa", "pools.json"),
+        ("pools/interpolate_swa", "1pool.pth.tar"),
+        ("pools/interpolate_swa/deeper", ".."),
+    ],
+)
+def test_the_pictures_of_a_search_are_not_those_of_a_comparison(run, monkeypatch, inside, named):
+    """Both are called accuracy.png; of a single pool as of its folder, results go beside that folder."""
+    pools = run / "pools/interpolate_swa"
+    (pools / "deeper").mkdir()
+    before = snapshot(pools)
+    monkeypatch.chdir(run / inside)
+    evaluate.main([named, *IMAGES])
+    assert snapshot(pools) == before
+    assert (run / "pools/accuracy.png").exists() and (run / "pools/report.html").exists()
+
+
 # What is scored
 
 

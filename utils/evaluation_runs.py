@@ -96,9 +96,17 @@ def evaluate_networks(
 
 
 def _results_folder(args: argparse.Namespace) -> Path:
-    """Beside what was named first; of a folder of tickets, in it."""
+    """Beside what was named first; of a folder of tickets, in it; of a pool or a `pools.json`, beside their folder.
+
+    Never in a folder of pools, whose `accuracy.png` is that of its search.
+    """
+    if args.save_dir:
+        return args.save_dir
     first = args.paths[0]
-    return args.save_dir or (first if first.is_dir() and not holds_pools(first) else first.parent)
+    folder = first if first.is_dir() else first.parent
+    if folder.name in ("", ".."):  # `.`, say: names that do not tell what the folder lies in
+        folder = folder.resolve()
+    return folder.parent if holds_pools(folder) else folder
 
 
 def _write_results(
