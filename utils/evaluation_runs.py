@@ -125,7 +125,7 @@ def _write_results(
     if entries[0]["corruptions"]:
         score_tables.write_corruptions(entries, folder / tickets.CORRUPTIONS_CSV)
         drawn.append((tickets.CORRUPTIONS_PLOT, report.plot_corruptions, score_tables.corruption_series(entries)))
-    drawn = [(name, plot, series) for name, plot, series in drawn if series]  # without pools there is no gain
+    drawn = [part for part in drawn if part[2]]  # without pools there is no gain, without masks there are no densities
     for name, plot, series in drawn:
         plot(series, folder / name)
     pools = [scored.network for scored in scores if scored.network.start]
@@ -148,12 +148,20 @@ def _notes(scores: Sequence[Scored], corrupted: CorruptedImages | None) -> list[
         notes.append(
             "gain and p: each pool against its own ticket, by McNemar's exact test, not corrected for their number"
         )
-    alone = [str(scored.network.file.path) for scored in scores if scored.network.start and not scored.ticket]
-    if alone:
-        shown = ", ".join([*alone[:3], *(["…"] if len(alone) > 3 else [])])
-        notes.append(f"no gain for {len(alone)} pools whose tickets are not among the networks given: {shown}")
+    if alone := [scored for scored in scores if scored.network.start and not scored.ticket]:
+        notes.append(f"no gain for {len(alone)} pools whose tickets are not among the networks given: {_paths(alone)}")
+    if unknown := [scored for scored in scores if scored.density is None]:
+        notes.append(
+            f"no density, and so no place in {tickets.COMPARISON_PLOT}, for {len(unknown)} files that hold no mask: "
+            f"{_paths(unknown)}"
+        )
     if most := max(len(scored.states) for scored in scores) - 1:
         notes.append(f"ensembles have no network of their own: for every image up to {most + 1} networks run")
     if corrupted:
         notes.append(f"corrupted: mean over five severities of {counted(corrupted.names)}")
     return notes
+
+
+def _paths(scores: Sequence[Scored]) -> str:
+    """The first few."""
+    return ", ".join([*(str(scored.network.file.path) for scored in scores[:3]), *(["…"] if len(scores) > 3 else [])])
