@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from utils import checkpoint, report, score_tables, tickets
-from utils.comparison import compare
+from utils.comparison import compare, notes_on
 from utils.corruptions import CorruptedImages, counted
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Evaluator, precision_name
@@ -39,17 +39,18 @@ def only_compares(args: argparse.Namespace) -> bool:
 def compare_recorded(args: argparse.Namespace) -> None:
     """Print and write what the `pools.json` of each folder says."""
     folder, found = _results_folder(args), read_all(args.paths)
-    table = compare(found, folder)
+    table, notes = compare(found, folder), notes_on(found)
     page = Page(
         "Pools and their tickets, as recorded",
         describe_run(vars(args), torch.device("cpu"), {}),
         table,
+        notes,
         pictures=[(CAPTIONS[name], folder / name) for name in (tickets.COMPARISON_PLOT, tickets.GAIN_PLOT)],
         details=_searches([(one.label, one.path.parent, level) for one in found for level in one.entries]),
         sources={f"of {one.label}, {one.path}": one.described for one in found},
     )
     write_page(page, folder / tickets.REPORT_PAGE)
-    print(report.format_table(*table))
+    print("\n".join([report.format_table(*table), *notes]))
     print(f"tables and pictures are in {folder}, all of them in {tickets.REPORT_PAGE}")
 
 
