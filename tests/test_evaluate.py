@@ -1,9 +1,12 @@
 """evaluate.py on tickets, pools and single files: scores, pairs, means over runs, corrupted images, and bad input."""
 
 import csv
+import io
 import itertools
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -21,6 +24,7 @@ from utils.corruptions import SEVERITIES, STANDARD, in_order, mean_accuracy
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.networks import find_networks
+from utils.parser import run_script
 from utils.predictions import mcnemar
 from utils.scoring import read_networks, score_networks
 from utils.tickets import TicketFile, find_tickets
@@ -299,6 +303,28 @@ def test_searches_in_folders_of_one_name_are_no_runs(run, scores, tmp_path):
     folders = (run / "pools", tmp_path / "again")
     names = {f"SWA (interpolate_swa) ({folder / 'interpolate_swa'})" for folder in folders}
     assert {network["method"] for network in networks} == {"ticket", *names}
+
+
+@pytest.mark.pictures
+def test_folders_whose_names_are_not_utf8(run, monkeypatch):
+    """In files, in pictures (networks and methods are called after files and folders) and on a strict terminal."""
+    folder = run / os.fsdecode(b"caf\xe9")
+    shutil.copytree(run / "pools/interpolate_swa", folder)
+    copy_state(folder / "0pool.pth.tar", run / os.fsdecode(b"n\xe9t/n\xe9t.pt"))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    for paths in ([folder, run / "pools/interpolate_swa"], [folder, *run.glob("n*/*.pt")]):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, paths), *IMAGES, "--save_dir", str(folder / "out")])
+        with pytest.raises(SystemExit) as stop:
+            run_script(evaluate.main)
+        assert stop.value.code == 0
+    terminal.flush()
+    printed = terminal.buffer.getvalue().decode()
+    assert "SWA (caf\\udce9)" in printed and "n\\udce9t.pt" in printed and "caf\\udce9/out" in printed
+    for name in ("evaluation.csv", "comparison.csv", "report.html"):
+        assert "\\udce9" in (folder / "out" / name).read_text(encoding="utf-8")
+    networks = json.loads((folder / "out/evaluation.json").read_text())["networks"]
+    assert all(Path(network["path"]).exists() for network in networks)
 
 
 def test_two_searches_of_one_method_on_one_ticket_are_no_runs(run, scores, capsys):
