@@ -101,6 +101,15 @@ def test_file_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     assert events == ["sync", "rename", "sync"], "the file, its name, the folder that holds the name"
 
 
+def test_names_that_are_not_utf8_are_spelt_out(tmp_path):
+    """In JSON they can be read again, and name the file."""
+    name = os.fsdecode(b"caf\xe9")
+    checkpoint.write_text(f"é {name}", tmp_path / "file.csv")
+    assert (tmp_path / "file.csv").read_text(encoding="utf-8") == "é caf\\udce9"
+    checkpoint.save_json({"path": name}, tmp_path / "file.json")
+    assert checkpoint.load_json(tmp_path / "file.json") == {"path": name}
+
+
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_permissions_follow_the_umask(tmp_path, umask, mode, old):

@@ -82,7 +82,8 @@ def test_seeds_become_mean_and_deviation(seeds, tmp_path, capsys):
 def test_mean_gain_deviates_over_runs_and_not_over_levels(seeds, tmp_path, capsys):
     evaluate.main([*map(str, seeds[:3]), "--save_dir", str(tmp_path / "out")])
     gains = [mean(pair) for pair in ((1.0, 2.5), (0.7, 1.6), (1.9, 0.9))]
-    assert f"mean gain  {mean(gains):+.2f} ± {stdev(gains):.2f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"mean gain  {mean(gains):+.2f} ± {stdev(gains):.2f}" in printed and "share" not in printed
 
 
 def test_pictures_have_a_band_and_a_line_at_zero(seeds, tmp_path, monkeypatch):
@@ -100,6 +101,32 @@ def test_pictures_have_a_band_and_a_line_at_zero(seeds, tmp_path, monkeypatch):
     deviation = stdev([2.5, 1.6, 0.9])
     heights = [height for place, height in band if place == pytest.approx(80)]
     assert max(heights) - min(heights) == pytest.approx(2 * deviation)
+
+
+def test_mean_gains_are_over_the_starts_that_all_methods_share(tmp_path, capsys):
+    whole = write_pools(tmp_path / "whole", "SWA", {0: (70.0, 71.0), 1: (69.0, 71.5), 2: (60.0, 61.5)})
+    part = write_pools(tmp_path / "part", "average", {1: (69.0, 69.5), 2: (60.0, 61.0), 3: (50.0, 58.0)})
+    evaluate.main([str(whole), str(part), "--save_dir", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert ["mean", "gain", "+2.00", "+0.75"] in [line.split() for line in printed.splitlines()]
+    note = "mean gain: over the 2 of 4 starts that all methods share"
+    assert f"\n{note}\n" in printed and note in (tmp_path / "out/report.html").read_text()
+
+
+def test_mean_gains_are_over_the_runs_that_all_methods_share(seeds, tmp_path, capsys):
+    """The third seed has SWA alone."""
+    evaluate.main([*map(str, seeds), "--save_dir", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    gains = [mean(pair) for pair in ((1.0, 2.5), (0.7, 1.6))]
+    assert printed.count(f"{mean(gains):+.2f} ± {stdev(gains):.2f}") == 2
+    assert "over the 4 of 6 starts that all methods share" in printed
+
+
+def test_without_a_start_in_common_there_is_no_mean_gain(tmp_path, capsys):
+    parts = [write_pools(tmp_path / str(level), "SWA", {level: (70.0, 71.0)}) for level in range(2)]
+    evaluate.main([*map(str, parts), "--save_dir", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert printed.count("mean gain") == 1 and "\nno mean gain: there is no start that all methods share\n" in printed
 
 
 @pytest.mark.pictures

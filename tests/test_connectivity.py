@@ -2,10 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SMALL
 
+from CIFAR import Lottery_pools
 from utils import checkpoint
 from utils.connectivity import ConnectivityRun, barrier, walk
 from utils.distributed import SINGLE
+from utils.errors import UserError
 from utils.evaluation import Score
 from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
@@ -187,6 +190,19 @@ def test_lines_to_a_ticket_that_is_gone_or_has_changed_are_dropped(connect, tmp_
     assert len(evaluator.scored) == 3
 
 
-def test_no_pair_among_the_levels_asked_for_is_no_mistake(connect):
-    entries, evaluator = connect(0, 1, 2, chosen=(2,))
-    assert entries == [] and evaluator.drawn == {}
+@pytest.mark.parametrize(
+    "pairs, chosen, words", [("neighbours", 3, "name an earlier level"), ("all", 1, "--pairs all .* name two or more")]
+)
+def test_levels_without_a_pair_are_a_mistake(connect, tmp_path, pairs, chosen, words):
+    with pytest.raises(UserError, match=rf"^--levels {chosen}: .*{words}$"):
+        connect(0, 1, 3, pairs=pairs, chosen=(chosen,))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_levels_without_a_pair_end_the_program_in_one_line(fails, small_tickets):
+    line = fails(
+        *(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--interpolate_method", "linear_inter"),
+        *("--levels", 2, "--quiet"),
+    )
+    assert line.startswith("Lottery_pools.py: error: --levels 2: ")
+    assert not (small_tickets / "pools").exists()

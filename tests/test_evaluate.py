@@ -1,9 +1,12 @@
 """evaluate.py on tickets, pools and single files: scores, pairs, means over runs, corrupted images, and bad input."""
 
 import csv
+import io
 import itertools
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -21,6 +24,7 @@ from utils.corruptions import SEVERITIES, STANDARD, in_order, mean_accuracy
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.networks import find_networks
+from utils.parser import run_script
 from utils.predictions import mcnemar
 from utils.scoring import read_networks, score_networks
 from utils.tickets import TicketFile, find_tickets
@@ -149,6 +153,28 @@ def test_results_go_into_a_folder_of_tickets_and_beside_one_of_pools(run):
     assert (run / "pools/evaluation.json").exists()
 
 
+@pytest.mark.parametrize(
+    "inside, named",
+    [
+        ("", "pools/interpolate_swa/pools.json"),
+        ("", "pools/interpolate_swa/1pool.pth.tar"),
+        ("pools/interpolate_swa", "."),
+        ("pools/interpolate_swa", "pools.json"),
+        ("pools/interpolate_swa", "1pool.pth.tar"),
+        ("pools/interpolate_swa/deeper", ".."),
+    ],
+)
+def test_the_pictures_of_a_search_are_not_those_of_a_comparison(run, monkeypatch, inside, named):
+    """Both are called accuracy.png; of a single pool as of its folder, results go beside that folder."""
+    pools = run / "pools/interpolate_swa"
+    (pools / "deeper").mkdir()
+    before = snapshot(pools)
+    monkeypatch.chdir(run / inside)
+    evaluate.main([named, *IMAGES])
+    assert snapshot(pools) == before
+    assert (run / "pools/accuracy.png").exists() and (run / "pools/report.html").exists()
+
+
 # What is scored
 
 
@@ -161,8 +187,11 @@ def test_ticket_pool_and_plain_network_are_scored_from_their_files(run, scores, 
     assert names == [("ticket", 1), ("SWA", 1), ("my network.pt", None)]
     assert networks[1]["accuracy"] == networks[2]["accuracy"] and networks[2]["gain"] is None
     assert networks[1]["gain"] == networks[1]["accuracy"] - networks[0]["accuracy"]
-    assert networks[2]["density"] == 1, "a file without a mask tells of no pruning"
-    assert "my network.pt" in printed
+    assert networks[2]["density"] is None, "a file without a mask does not tell what was pruned"
+    (row,) = [line for line in printed.splitlines() if "  my network.pt  " in line]
+    assert float(row.split("my network.pt")[1].split()[0]) == round(networks[2]["accuracy"], 2)
+    assert row.split("my network.pt")[0].strip() == ""
+    assert f"for 1 files that hold no mask: {plain}" in printed
 
 
 def test_nothing_is_scored_twice(run, scores):
@@ -225,8 +254,77 @@ def test_runs_of_one_method_and_level_become_mean_and_deviation(run, scores, tmp
 
 def test_p_values_of_several_runs_are_counted(run, scores, tmp_path):
     second = Path(shutil.copytree(run, tmp_path / "second"))
+    _, evaluator = digits_evaluator()
+    for file in find_tickets(second)[:2]:  # of another run, then, and the pools are theirs
+        change(file.path, 0.3)
+        pool = second / f"pools/interpolate_swa/{file.level}pool.pth.tar"
+        record = torch.load(pool, weights_only=True)
+        record["tickets"][0][1] = evaluator.read_ticket(file).digest()
+        torch.save(record, pool)
     _, printed = scores(run / "pools/interpolate_swa", second / "pools/interpolate_swa", "--score")
     assert printed.count("of 2 < 0.05") == 2
+
+
+def copy_state(source: Path, target: Path) -> Path:
+    """The weights alone, as export.py writes them."""
+    target.parent.mkdir(parents=True)
+    torch.save(torch.load(source, weights_only=True)["state_dict"], target)
+    return target
+
+
+def test_files_of_one_name_are_no_runs(run, scores, tmp_path):
+    pools = run / "pools/interpolate_swa"
+    files = [
+        copy_state(pools / f"{level}pool.pth.tar", tmp_path / folder / "net.pt")
+        for level, folder in ((0, "a"), (1, "b/same"), (0, "c/same"))
+    ]
+    networks, printed = scores(*files)
+    names = ["net.pt (a)", *(f"net.pt (same) ({file.parent})" for file in files[1:])]
+    assert [network["method"] for network in networks] == names
+    summary = json.loads((tmp_path / "out/evaluation.json").read_text())["summary"]
+    assert [(group["networks"], group["density"]) for group in summary] == [(1, None)] * 3
+    assert "±" not in printed
+    assert not (tmp_path / "out/accuracy.png").exists(), "no density, no place on its axis"
+
+
+def test_a_mask_in_another_file_tells_its_density(run, scores, tmp_path):
+    masked = copy_state(run / "1model_SA_best.pth.tar", tmp_path / "a/net.pt")
+    plain = copy_state(run / "pools/interpolate_swa/1pool.pth.tar", tmp_path / "b/net.pt")
+    networks, _ = scores(plain, masked, run / "1model_SA_best.pth.tar")
+    densities = [network["density"] for network in networks]
+    assert densities[0] is None and densities[1] == densities[2] < 1
+    rows = (tmp_path / "out/evaluation.csv").read_text().splitlines()
+    assert rows[1].startswith("net.pt (b),,,")
+
+
+def test_searches_in_folders_of_one_name_are_no_runs(run, scores, tmp_path):
+    again = Path(shutil.copytree(run / "pools/interpolate_swa", tmp_path / "again/interpolate_swa"))
+    networks, _ = scores(run / "pools/interpolate_swa", again, "--score")
+    folders = (run / "pools", tmp_path / "again")
+    names = {f"SWA (interpolate_swa) ({folder / 'interpolate_swa'})" for folder in folders}
+    assert {network["method"] for network in networks} == {"ticket", *names}
+
+
+@pytest.mark.pictures
+def test_folders_whose_names_are_not_utf8(run, monkeypatch):
+    """In files, in pictures (networks and methods are called after files and folders) and on a strict terminal."""
+    folder = run / os.fsdecode(b"caf\xe9")
+    shutil.copytree(run / "pools/interpolate_swa", folder)
+    copy_state(folder / "0pool.pth.tar", run / os.fsdecode(b"n\xe9t/n\xe9t.pt"))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    for paths in ([folder, run / "pools/interpolate_swa"], [folder, *run.glob("n*/*.pt")]):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, paths), *IMAGES, "--save_dir", str(folder / "out")])
+        with pytest.raises(SystemExit) as stop:
+            run_script(evaluate.main)
+        assert stop.value.code == 0
+    terminal.flush()
+    printed = terminal.buffer.getvalue().decode()
+    assert "SWA (caf\\udce9)" in printed and "n\\udce9t.pt" in printed and "caf\\udce9/out" in printed
+    for name in ("evaluation.csv", "comparison.csv", "report.html"):
+        assert "\\udce9" in (folder / "out" / name).read_text(encoding="utf-8")
+    networks = json.loads((folder / "out/evaluation.json").read_text())["networks"]
+    assert all(Path(network["path"]).exists() for network in networks)
 
 
 def test_two_searches_of_one_method_on_one_ticket_are_no_runs(run, scores, capsys):

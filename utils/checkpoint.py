@@ -188,7 +188,8 @@ def save_json(content: Any, path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """As UTF-8; bytes of file names that are not (Python's lone surrogates) are spelt out."""
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def load_json(path: Path) -> Any:

@@ -101,7 +101,8 @@ def add_evaluation_flags(parser: Parser, corruptions: str) -> None:
         "--save_dir",
         type=Path,
         metavar="DIR",
-        help="folder of tables and pictures; default: beside the first PATH, of a folder of tickets in it",
+        help="folder of tables and pictures; default: beside the first PATH, of a folder of tickets in it, of a single "
+        "pool beside its folder",
     )
     parser.set_defaults(seed=0)  # nothing is drawn
 

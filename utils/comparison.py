@@ -17,7 +17,8 @@ Rows = dict[tuple[int, float], dict[str, list[Entry]]]
 def compare(results: Sequence[Results], folder: Path) -> report.Table:
     """Write the comparison's files and pictures into `folder` and return the table.
 
-    Where there are several runs, numbers are the mean and the sample standard deviation over them.
+    Where there are several runs, numbers are the mean and the sample standard deviation over them. Mean gains are over
+    the starts that all methods share.
     """
     rows = _by_ticket(results)
     labels = [TICKET, *dict.fromkeys(one.label for one in results)]
@@ -30,6 +31,29 @@ def compare(results: Sequence[Results], folder: Path) -> report.Table:
     report.plot_accuracy(accuracies, folder / tickets.COMPARISON_PLOT, mean(dense) if dense else None)
     report.plot_gain({label: _points(rows, label, _gain) for label in labels[1:]}, folder / tickets.GAIN_PLOT)
     return _table(results, rows, labels)
+
+
+def notes_on(results: Sequence[Results]) -> list[str]:
+    """What one must know to read the table."""
+    shared, every = _shared_starts(results), set().union(*map(_starts, results))
+    if not shared:
+        return ["no mean gain: there is no start that all methods share"]
+    if shared == every:
+        return []
+    return [f"mean gain: over the {len(shared)} of {len(every)} starts that all methods share"]
+
+
+def _starts(results: Results) -> set[tuple[int, int]]:
+    """The tickets that the pools started from, as run and level."""
+    return {(results.run, level) for level in results.entries}
+
+
+def _shared_starts(results: Sequence[Results]) -> set[tuple[int, int]]:
+    """Those of every method, in whichever of its results: means over others would compare tickets, not methods."""
+    starts: dict[str, set[tuple[int, int]]] = {}
+    for one in results:
+        starts.setdefault(one.label, set()).update(_starts(one))
+    return set.intersection(*starts.values())
 
 
 def _by_ticket(results: Sequence[Results]) -> Rows:
@@ -99,7 +123,9 @@ def _table(results: Sequence[Results], rows: Rows, labels: Sequence[str]) -> rep
         spreads = (spread(_accuracy(entry, label) for entry in row.get(label, ())) for label in labels)
         shown.append([str(level), f"{100 * density:.2f}", *(format_spread(one, ".2f") for one in spreads)])
     methods = [[one for one in results if one.label == label] for label in labels[1:]]
-    shown.append(["", "", "mean gain", *(format_spread(spread(map(_mean_gain, runs)), "+.2f") for runs in methods)])
+    if shared := _shared_starts(results):
+        gains = (spread(_mean_gain(one, shared) for one in runs) for runs in methods)
+        shown.append(["", "", "mean gain", *(format_spread(one, "+.2f") for one in gains)])
     if len({one.run for one in results}) > 1:
         shown.append(["", "", "runs", *(str(len(runs)) for runs in methods)])
     if any(one.ensembles for one in results):
@@ -113,5 +139,7 @@ def _networks(runs: Sequence[Results]) -> str:
     return "-".join(map(str, sorted({min(numbers), max(numbers)})))
 
 
-def _mean_gain(results: Results) -> float:
-    return mean(entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in results.entries.values())
+def _mean_gain(results: Results, starts: set[tuple[int, int]]) -> float | None:
+    """Over those of `starts` that are there; None if none is."""
+    gains = [_gain(entry, results.label) for level, entry in results.entries.items() if (results.run, level) in starts]
+    return mean(gains) if gains else None

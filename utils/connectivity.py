@@ -15,6 +15,10 @@ from utils.studies import Study
 from utils.tickets import TicketFile
 
 PAIRS = {"neighbours": pairwise, "all": lambda files: combinations(files, 2)}  # what --pairs names
+NO_PAIR = {  # what to do where the levels chosen make none
+    "neighbours": "a line goes from a level to the next one, and after the last there is none; name an earlier level",
+    "all": "--pairs all draws lines among the levels named; name two or more",
+}
 Pair = tuple[TicketFile, TicketFile]  # the denser first
 
 
@@ -55,17 +59,22 @@ class ConnectivityRun:
     def run(self, coefficients: Sequence[float], levels: Sequence[int]) -> list[dict[str, Any]]:
         """Walk every pair not walked yet: neighbours whose denser ticket is of `levels`, or all pairs among `levels`.
 
-        Returns the entries of `connectivity.json`: all pairs that are there by then.
+        Returns the entries of `connectivity.json`: all pairs that are there by then. UserError where there is no pair.
         """
         if len(self.study.files) < 2:
             raise UserError("a line needs two tickets: --checkpoint names a folder with one")
+        wanted = {_levels(pair): pair for pair in self._wanted(levels)}
+        if not wanted:
+            raise UserError(f"--levels {' '.join(map(str, levels))}: {NO_PAIR[self.pairs]}")
         with self.study.claimed(tickets.CONNECTIVITY_JSON, paths=[]) as found:
-            return self._run(coefficients, levels, self._finished(found))
+            return self._run(coefficients, wanted, self._finished(found))
 
     def _run(
-        self, coefficients: Sequence[float], levels: Sequence[int], done: dict[tuple[int, int], dict[str, Any]]
+        self,
+        coefficients: Sequence[float],
+        wanted: dict[tuple[int, int], Pair],
+        done: dict[tuple[int, int], dict[str, Any]],
     ) -> list[dict[str, Any]]:
-        wanted = {_levels(pair): pair for pair in self._wanted(levels)}
         if wanted.keys() - done.keys():
             self.study.check_tickets()
         for key, pair in wanted.items():
@@ -74,7 +83,7 @@ class ConnectivityRun:
             self.study.say(f"levels {key[0]} and {key[1]}: barrier {done[key]['barrier']:.4f}")
             self._save([done[key] for key in sorted(done)])
         entries = [done[key] for key in sorted(done)]
-        if entries and self.study.processes.is_main:
+        if self.study.processes.is_main:
             self._draw(entries)
         return entries
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from utils import checkpoint, report, score_tables, tickets
-from utils.comparison import compare
+from utils.comparison import compare, notes_on
 from utils.corruptions import CorruptedImages, counted
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Evaluator, precision_name
@@ -39,17 +39,18 @@ def only_compares(args: argparse.Namespace) -> bool:
 def compare_recorded(args: argparse.Namespace) -> None:
     """Print and write what the `pools.json` of each folder says."""
     folder, found = _results_folder(args), read_all(args.paths)
-    table = compare(found, folder)
+    table, notes = compare(found, folder), notes_on(found)
     page = Page(
         "Pools and their tickets, as recorded",
         describe_run(vars(args), torch.device("cpu"), {}),
         table,
+        notes,
         pictures=[(CAPTIONS[name], folder / name) for name in (tickets.COMPARISON_PLOT, tickets.GAIN_PLOT)],
         details=_searches([(one.label, one.path.parent, level) for one in found for level in one.entries]),
         sources={f"of {one.label}, {one.path}": one.described for one in found},
     )
     write_page(page, folder / tickets.REPORT_PAGE)
-    print(report.format_table(*table))
+    print("\n".join([report.format_table(*table), *notes]))
     print(f"tables and pictures are in {folder}, all of them in {tickets.REPORT_PAGE}")
 
 
@@ -96,9 +97,17 @@ def evaluate_networks(
 
 
 def _results_folder(args: argparse.Namespace) -> Path:
-    """Beside what was named first; of a folder of tickets, in it."""
+    """Beside what was named first; of a folder of tickets, in it; of a pool or a `pools.json`, beside their folder.
+
+    Never in a folder of pools, whose `accuracy.png` is that of its search.
+    """
+    if args.save_dir:
+        return args.save_dir
     first = args.paths[0]
-    return args.save_dir or (first if first.is_dir() and not holds_pools(first) else first.parent)
+    folder = first if first.is_dir() else first.parent
+    if folder.name in ("", ".."):  # `.`, say: names that do not tell what the folder lies in
+        folder = folder.resolve()
+    return folder.parent if holds_pools(folder) else folder
 
 
 def _write_results(
@@ -117,7 +126,7 @@ def _write_results(
     if entries[0]["corruptions"]:
         score_tables.write_corruptions(entries, folder / tickets.CORRUPTIONS_CSV)
         drawn.append((tickets.CORRUPTIONS_PLOT, report.plot_corruptions, score_tables.corruption_series(entries)))
-    drawn = [(name, plot, series) for name, plot, series in drawn if series]  # without pools there is no gain
+    drawn = [part for part in drawn if part[2]]  # without pools there is no gain, without masks there are no densities
     for name, plot, series in drawn:
         plot(series, folder / name)
     pools = [scored.network for scored in scores if scored.network.start]
@@ -140,12 +149,20 @@ def _notes(scores: Sequence[Scored], corrupted: CorruptedImages | None) -> list[
         notes.append(
             "gain and p: each pool against its own ticket, by McNemar's exact test, not corrected for their number"
         )
-    alone = [str(scored.network.file.path) for scored in scores if scored.network.start and not scored.ticket]
-    if alone:
-        shown = ", ".join([*alone[:3], *(["…"] if len(alone) > 3 else [])])
-        notes.append(f"no gain for {len(alone)} pools whose tickets are not among the networks given: {shown}")
+    if alone := [scored for scored in scores if scored.network.start and not scored.ticket]:
+        notes.append(f"no gain for {len(alone)} pools whose tickets are not among the networks given: {_paths(alone)}")
+    if unknown := [scored for scored in scores if scored.density is None]:
+        notes.append(
+            f"no density, and so no place in {tickets.COMPARISON_PLOT}, for {len(unknown)} files that hold no mask: "
+            f"{_paths(unknown)}"
+        )
     if most := max(len(scored.states) for scored in scores) - 1:
         notes.append(f"ensembles have no network of their own: for every image up to {most + 1} networks run")
     if corrupted:
         notes.append(f"corrupted: mean over five severities of {counted(corrupted.names)}")
     return notes
+
+
+def _paths(scores: Sequence[Scored]) -> str:
+    """The first few."""
+    return ", ".join([*(str(scored.network.file.path) for scored in scores[:3]), *(["…"] if len(scores) > 3 else [])])

@@ -18,8 +18,9 @@ class NetworkFile:
     """A ticket, a pool, an ensemble or another network on disk.
 
     `method` is what tables and pictures call it. A pool knows its `density` (0..1) and the digest of the ticket that it
-    started from, `start`; of the others, reading them tells. Other networks than these have no `level`. An ensemble's
-    `file` is the `pools.json` that describes it; its `members` are tickets, the start first, with their digests.
+    started from, `start`; of the others, reading them tells. Other networks than these have no `level`, and a density
+    only where they hold a mask. An ensemble's `file` is the `pools.json` that describes it; its `members` are tickets,
+    the start first, with their digests.
     """
 
     method: str
@@ -28,6 +29,10 @@ class NetworkFile:
     density: float | None = None
     start: str | None = None
     members: tuple[tuple[TicketFile, str], ...] = ()
+
+    @property
+    def is_ticket(self) -> bool:
+        return self.start is None and self.level is not None
 
 
 def holds_pools(path: Path) -> bool:
@@ -121,12 +126,17 @@ def _single(path: Path) -> NetworkFile:
 
 
 def _with_distinct_names(networks: list[NetworkFile]) -> list[NetworkFile]:
-    """Pools of one ticket that would bear one name are told apart by their folders', whichever ticket it is."""
-    count = Counter((network.method, network.level, network.start) for network in networks if network.start)
-    ambiguous = {method for (method, _, _), number in count.items() if number > 1}
-    return [
-        replace(network, method=f"{network.method} ({network.file.path.resolve().parent.name})")
-        if network.start and network.method in ambiguous
-        else network
-        for network in networks
-    ]
+    """Networks that would be taken for runs of one method are told apart by their folders' names, or else paths.
+
+    These are pools of one ticket, whichever it is, that would bear one name, and other files that do.
+    """
+    for place in (lambda path: path.resolve().parent.name, lambda path: path.parent):
+        count = Counter((one.method, one.level, one.start) for one in networks if not one.is_ticket)
+        ambiguous = {method for (method, _, _), number in count.items() if number > 1}
+        networks = [
+            replace(one, method=f"{one.method} ({place(one.file.path)})")
+            if not one.is_ticket and one.method in ambiguous
+            else one
+            for one in networks
+        ]
+    return networks

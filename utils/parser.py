@@ -67,6 +67,8 @@ class Page(argparse.Action):
 def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
     """Run a script's `main` and turn a user's mistake into one line on standard error and exit status 2."""
     preemption.handle_sigterm()
+    if sys.stdout:  # None where the shell has closed it
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what it cannot encode
     try:
         main(None)
         sys.exit(0)

@@ -25,7 +25,7 @@ SIGNIFICANT = 0.05
 
 
 def describe_network(scored: Scored) -> dict[str, Any]:
-    """All that is known of one network: an entry of `evaluation.json`. What does not apply is None."""
+    """All that is known of one network: an entry of `evaluation.json`. What does not apply or is unknown is None."""
     paired = scored.paired
     return {
         "method": scored.network.method,
@@ -67,13 +67,14 @@ def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Networks of one method, level and density taken together as runs of one experiment, by level.
 
     Each measure becomes its `mean` and the sample standard `deviation` (None for one network) over the `networks`; None
-    where none of them has it. `p_values` are those of the pools.
+    where none of them has it. `p_values` are those of the pools. Unknown levels and densities come last.
     """
     methods = list(dict.fromkeys([TICKET, *(entry["method"] for entry in entries)]))
     groups: dict[tuple, list[Entry]] = {}
     for entry in entries:
         level = float("inf") if entry["level"] is None else entry["level"]
-        groups.setdefault((level, -entry["density"], methods.index(entry["method"])), []).append(entry)
+        density = float("-inf") if entry["density"] is None else entry["density"]
+        groups.setdefault((level, -density, methods.index(entry["method"])), []).append(entry)
     return [
         {
             **{name: group[0][name] for name in ("method", "level", "density")},
@@ -93,7 +94,7 @@ def results_table(groups: Sequence[Entry]) -> report.Table:
     rows = [
         [
             "" if group["level"] is None else group["level"],
-            f"{100 * group['density']:.2f}",
+            "" if group["density"] is None else f"{100 * group['density']:.2f}",
             group["method"],
             *(format_spread(group[name], digits) for name, _, digits in measures),
             *([group["networks"]] if several else []),
@@ -111,7 +112,7 @@ def _p_cell(values: Sequence[float]) -> str:
 
 
 def accuracy_series(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
-    """For each method, tickets first, density (0..1) and accuracy (percent) of each of its networks."""
+    """For each method, tickets first, density (0..1) and accuracy (percent) of each network of known density."""
     return _series(entries, "accuracy")
 
 
@@ -123,7 +124,8 @@ def gain_series(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]
 def _series(entries: Sequence[Entry], measure: str) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
     for entry in sorted(entries, key=lambda entry: entry["method"] != TICKET):
-        series.setdefault(entry["method"], []).append((entry["density"], entry[measure]))
+        if entry["density"] is not None:
+            series.setdefault(entry["method"], []).append((entry["density"], entry[measure]))
     return series
 
 

@@ -21,14 +21,15 @@ from utils.tickets import TicketFile
 class Scored:
     """A network and what it is worth.
 
-    `states` lie on the CPU, one, or those of an ensemble's members; `density` is 0..1; `digest` is the one that a pool
-    knows its ticket by; `quality` is `Predictions.summary()`. `paired` (ticket first, pool second) is of a pool whose
-    `ticket` was scored too. `corrupted` maps each corruption to the accuracies (percent) at the five severities.
+    `states` lie on the CPU, one, or those of an ensemble's members; `density` is 0..1, or None of a file without a mask
+    that is neither ticket nor pool; `digest` is the one that a pool knows its ticket by; `quality` is
+    `Predictions.summary()`. `paired` (ticket first, pool second) is of a pool whose `ticket` was scored too.
+    `corrupted` maps each corruption to the accuracies (percent) at the five severities.
     """
 
     network: NetworkFile
     states: list[State]
-    density: float
+    density: float | None
     digest: str
     predictions: Predictions | None = None
     quality: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +63,8 @@ def read_networks(networks: Sequence[NetworkFile], evaluator: Evaluator) -> list
             if digest != found:
                 raise UserError(f"{file.path} is not the ticket that {network.file.path} was made with")
         density = densities[0] if network.density is None else network.density
+        if network.level is None and density == 1:  # as read without a mask, whatever was pruned
+            density = None
         scores.append(Scored(network, [*states], density, digests[0]))
     return scores
 
