@@ -76,6 +76,14 @@ def test_the_gpu_scale_rewinds_as_early_as_the_paper_and_the_schedule_can_be_cho
     assert all("--rewind_epoch 9" in call for call in calls)
 
 
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize("emptied, left", [("IMP_FLAGS", 5), ("POOL_FLAGS", 1)])
+def test_flags_that_are_emptied_stay_empty_in_every_study(reproduce, scale, emptied, left):
+    _, calls = reproduce(SCALE=scale, ARCHS="resnet20s", SEEDS="7", **{emptied: ""})
+    assert len(calls) == 7
+    assert sum("--amp" in call or "--fast" in call for call in calls) == left
+
+
 def test_each_network_has_its_table_and_the_narrow_vgg_a_lower_learning_rate(reproduce, tmp_path):
     _, calls = reproduce(SEEDS="7", JOBS="1")
     trained = [call for call in calls if "main_imp.py" in call]
