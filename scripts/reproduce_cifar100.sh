@@ -35,11 +35,11 @@ case ${SCALE:=cpu} in
     ;;
 esac
 script=$(realpath "$0")
+source "$(dirname "$script")/python.sh"
 cd "$(dirname "$script")/.."
 data=$(realpath "${DATA:-data}")
 mkdir -p "${OUT:=runs/cifar100/$SCALE}"
 OUT=$(realpath "$OUT")
-python=${PYTHON:-python}
 
 # Tickets of one network and seed and their pools.
 study() {
@@ -63,7 +63,7 @@ if [ $# -eq 2 ]; then
   study "$@"
   exit
 fi
-export SCALE DATA=$data OUT ARCHS LEVELS EPOCHS EVAL_FREQ REWIND MILESTONES IMAGES VAL_IMAGES IMP_FLAGS POOL_FLAGS
+export SCALE PYTHON=$python DATA=$data OUT ARCHS LEVELS EPOCHS EVAL_FREQ REWIND MILESTONES IMAGES VAL_IMAGES IMP_FLAGS POOL_FLAGS
 for arch in $ARCHS; do
   mkdir -p "$OUT/$arch"
   for seed in ${SEEDS:-41 42 43}; do

@@ -1,4 +1,4 @@
-"""scripts/reproduce_cifar100.sh and benchmarks.sh, with an interpreter that notes how it was called."""
+"""scripts/reproduce_cifar100.sh, benchmarks.sh and quickstart.sh, with an interpreter that notes how it was called."""
 
 import functools
 import importlib
@@ -110,6 +110,14 @@ def test_a_scale_of_another_name_is_refused(reproduce):
     done, calls = reproduce(SCALE="tpu")
     assert (done.returncode, calls) == (2, [])
     assert done.stderr == "SCALE=tpu: choose cpu or gpu\n"
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "benchmarks.sh", "reproduce_cifar100.sh"])
+def test_an_interpreter_is_seen_from_where_the_script_is_called(noted, tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    done, calls = noted(script, PYTHON="./python", ARCHS="resnet20s", SEEDS="7")
+    assert done.returncode == 0, done.stderr
+    assert "main_imp.py" in " ".join(calls)
 
 
 def parsed(call: str):
