@@ -5,7 +5,8 @@
 
 The corruptions are torchvision's, with severities of our own: they are not those of CIFAR-10-C and CIFAR-100-C, and
 accuracies on them cannot be compared with published ones. `evaluate.py --corruptions DIR` reads what this writes:
-<corruption>.npy (five severities after one another) and labels.npy.
+<corruption>.npy (five severities after one another) and labels.npy. Beside them corrupted.json notes the flags; other
+files in the folder, tickets for one, are left as they are.
 """
 
 import argparse
@@ -133,8 +134,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _claimed(args: argparse.Namespace, images: dict[str, int | str]) -> AbstractContextManager:
-    """Note what the folder is for; UserError where it is of another command, or of published images."""
-    settings = args.save_dir / tickets.SETTINGS
+    """Note which images the folder holds; UserError where it holds those of other flags, or published ones."""
+    settings = args.save_dir / tickets.CORRUPTED_SETTINGS
     if (args.save_dir / tickets.CORRUPTED_LABELS).exists() and not settings.exists():
         raise UserError(f"--save_dir {args.save_dir} holds corrupted images of another kind: name another folder")
     return claimed_folder(settings, describe_run(vars(args), torch.device("cpu"), images), SINGLE)

@@ -6,6 +6,8 @@ data and the network, and what an epoch sees follows from its purpose (seed, lev
 
 import hashlib
 import math
+import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from utils import checkpoint
 from utils.errors import UserError, one_line
+from utils.folders import in_turn
 from utils.randomness import generator
 
 DATASETS = {
@@ -262,11 +265,20 @@ def _read_cifar(dataset: str, folder: Path, data_url: str | None) -> tuple[Split
     if folder.name == source.base_folder and (folder / source.meta["filename"]).is_file():
         folder = folder.parent  # the unpacked folder itself was named
     try:
-        train, test = source(folder, train=True, download=True), source(folder, train=False)
-    except (OSError, RuntimeError, ValueError, HTTPException) as error:
+        train, test = _open_or_fetch(source, folder)
+    except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
         raise UserError(_cifar_advice(source, folder, error)) from error
     splits = [Split(torch.from_numpy(part.data).contiguous(), torch.tensor(part.targets)) for part in (train, test)]
     return *splits, list(train.classes)
+
+
+def _open_or_fetch(source: type, folder: Path) -> tuple:
+    """torchvision's training and test set; of several processes that miss them, one fetches and the others wait."""
+    try:  # first without a lock: a folder that has all may be read-only
+        return source(folder, train=True), source(folder, train=False)
+    except RuntimeError:  # something is missing, or is just being unpacked
+        with in_turn(folder / f".{source.base_folder}.lock"):
+            return source(folder, train=True, download=True), source(folder, train=False)
 
 
 def _cifar_advice(source: type, folder: Path, error: Exception) -> str:

@@ -17,7 +17,9 @@ def add_data_flags(parser: Parser, data_flag: str = "data") -> None:
     group = parser.add_argument_group("images")
     group.add_argument(data_flag, type=Path, nargs="?", metavar="DIR", help="folder with train, val and, if any, test")
     group.add_argument("--image_size", type=positive, default=224, metavar="N", help="side of the crops, pixels")
-    group.add_argument("--resize", type=positive, metavar="N", help="shorter side before cropping; default: 8/7 of it")
+    group.add_argument(
+        "--resize", type=positive, metavar="N", help="shorter side before cropping, at least that; default: 8/7 of it"
+    )
     group.add_argument(
         "--val_images",
         type=positive,
@@ -37,11 +39,14 @@ def add_data_flags(parser: Parser, data_flag: str = "data") -> None:
 def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: bool = True) -> ImageFolders:
     if args.data is None or not args.data.is_dir():
         raise UserError(f"there is no folder {args.data or 'of images named'}: give the one with train/ and val/")
+    resize = args.resize or round(args.image_size * 8 / 7)
+    if resize < args.image_size:  # or what is scored would have black borders, and what is trained on none
+        raise UserError(f"--resize {resize}: images would be smaller than their crops, --image_size {args.image_size}")
     return ImageFolders(
         args.data,
         processes,
         image_size=args.image_size,
-        resize=args.resize or round(args.image_size * 8 / 7),
+        resize=resize,
         val_images=args.val_images,
         data_limit=args.data_limit,
         workers=args.workers,

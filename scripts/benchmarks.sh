@@ -9,6 +9,7 @@
 #   ARCH IMAGES (of training and validation) VAL_IMAGES EPOCHS (of the training that is timed, and of each ticket) LEVELS
 #   ROUNDS (how often each side takes its turn)
 set -euo pipefail
+source "$(dirname "$0")/python.sh"
 cd "$(dirname "$0")/.."
 case ${DEVICE:=cpu} in
   cpu*)
@@ -27,7 +28,6 @@ esac
 data=$(realpath "${DATA:-data/cifar100.npz}")
 mkdir -p "${OUT:=runs/benchmarks/$DEVICE}"
 out=$(realpath "$OUT")
-python=${PYTHON:-python}
 
 # A benchmark of this name, unless its table is there.
 measure() {

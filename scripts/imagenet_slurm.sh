@@ -16,8 +16,9 @@ set -euo pipefail
 trap 'if [ $? -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi' EXIT
 images=$(realpath "${1:?usage: sbatch scripts/imagenet_slurm.sh IMAGENET_DIR}")
 # Slurm runs a copy of this file, so the repository is found from where the job was submitted.
-cd "${SLURM_SUBMIT_DIR:?start with sbatch, from the repository}/ImageNet"
-python=${PYTHON:-python}
+repository=${SLURM_SUBMIT_DIR:?start with sbatch, from the repository}
+source "$repository/scripts/python.sh"
+cd "$repository/ImageNet"
 tickets=checkpoints/rewind_lt/imagenet/imagenet_resnet_50/rewind_epoch_5/seed17
 host0=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 

@@ -4,8 +4,8 @@
 #   PYTHON   interpreter (default: python)
 #   OUT      folder of tickets and pools (default: runs/quickstart)
 set -euo pipefail
+source "$(dirname "$0")/python.sh"
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python}
 out=$("$python" -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "${OUT:-runs/quickstart}")
 images=(--dataset digits --val_images 300 --arch resnet20s --batch_size 64)
 

@@ -13,12 +13,12 @@
 # A scale is a choice of these, any of which can be set by itself; lists are separated by blanks:
 #   ARCHS SEEDS LEVELS EPOCHS EVAL_FREQ IMAGES (0: all) VAL_IMAGES JOBS (studies at the same time)
 #   REWIND (epoch whose weights each level starts from) MILESTONES (epochs, N,N, at which the learning rate falls tenfold)
-#   IMP_FLAGS POOL_FLAGS (more flags of main_imp.py and of Lottery_pools.py)
+#   IMP_FLAGS POOL_FLAGS (more flags of main_imp.py and of Lottery_pools.py; may be empty)
 set -euo pipefail
 case ${SCALE:=cpu} in
   cpu)
     : "${ARCHS:=resnet20s vgg16_bn_16}" "${LEVELS:=8}" "${EPOCHS:=48}" "${EVAL_FREQ:=6}" "${IMAGES:=10000}" "${VAL_IMAGES:=2000}"
-    : "${JOBS:=3}" "${IMP_FLAGS:=--amp --batch_size 64}" "${POOL_FLAGS:=--fast}"
+    : "${JOBS:=3}" "${IMP_FLAGS=--amp --batch_size 64}" "${POOL_FLAGS=--fast}"
     # Rewound late: every level is trained as far as the dense network, for a quarter of its epochs.
     : "${REWIND:=$((EPOCHS * 3 / 4))}" "${MILESTONES:=$((EPOCHS * 7 / 8)),$((EPOCHS * 15 / 16))}"
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # a network on each core is faster than each network on all of them
@@ -27,7 +27,7 @@ case ${SCALE:=cpu} in
     : "${ARCHS:=resnet18 vgg16_bn}" "${LEVELS:=12}" "${EPOCHS:=60}" "${EVAL_FREQ:=1}" "${IMAGES:=0}" "${VAL_IMAGES:=5000}"
     # The paper's schedule, shortened: rewound to the end of the first twentieth.
     : "${REWIND:=$((EPOCHS < 20 ? 1 : EPOCHS / 20))}" "${MILESTONES:=$((EPOCHS / 2)),$((EPOCHS * 3 / 4))}"
-    : "${JOBS:=1}" "${IMP_FLAGS:=--amp --channels_last --slim}" "${POOL_FLAGS:=--amp --channels_last}"
+    : "${JOBS:=1}" "${IMP_FLAGS=--amp --channels_last --slim}" "${POOL_FLAGS=--amp --channels_last}"
     ;;
   *)
     echo "SCALE=$SCALE: choose cpu or gpu" >&2
@@ -35,11 +35,11 @@ case ${SCALE:=cpu} in
     ;;
 esac
 script=$(realpath "$0")
+source "$(dirname "$script")/python.sh"
 cd "$(dirname "$script")/.."
 data=$(realpath "${DATA:-data}")
 mkdir -p "${OUT:=runs/cifar100/$SCALE}"
 OUT=$(realpath "$OUT")
-python=${PYTHON:-python}
 
 # Tickets of one network and seed and their pools.
 study() {
@@ -63,7 +63,7 @@ if [ $# -eq 2 ]; then
   study "$@"
   exit
 fi
-export SCALE DATA=$data OUT ARCHS LEVELS EPOCHS EVAL_FREQ REWIND MILESTONES IMAGES VAL_IMAGES IMP_FLAGS POOL_FLAGS
+export SCALE PYTHON=$python DATA=$data OUT ARCHS LEVELS EPOCHS EVAL_FREQ REWIND MILESTONES IMAGES VAL_IMAGES IMP_FLAGS POOL_FLAGS
 for arch in $ARCHS; do
   mkdir -p "$OUT/$arch"
   for seed in ${SEEDS:-41 42 43}; do

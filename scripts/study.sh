@@ -4,8 +4,8 @@
 #   PYTHON                   interpreter (default: python)
 # In a Slurm array (sbatch --array=0-11) each task does the one combination of its number; otherwise all, in turn.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/../CIFAR"
-python=${PYTHON:-python}
 # Under Slurm every command is a step: steps hear of the end of a job's time, the shell would keep it to itself.
 step=${SLURM_JOB_ID:+srun}
 trap 'if [ $? -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then scontrol requeue "$SLURM_JOB_ID"; fi' EXIT

@@ -1,13 +1,14 @@
 """corrupt.py: what it writes, that it gets worse with severity, and that the same command writes the same bytes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS, snapshot
+from conftest import DIGITS, IMP, SMALL, snapshot
 
-from CIFAR import corrupt
+from CIFAR import corrupt, main_imp
 from CIFAR.corrupt import CORRUPTIONS, possible
 from CIFAR.corruptions import CorruptedArrays
 from CIFAR.dataset import load_data
@@ -94,6 +95,27 @@ def test_same_command_writes_the_same_bytes(tmp_path):
     assert all(np.array_equal(first[name], second[name]) for name in {*first, *second})
     corrupt.main([*IMAGES, "--save_dir", str(tmp_path / "a"), "--quiet"])
     assert all(np.array_equal(array, first[name]) for name, array in written(tmp_path / "a").items())
+
+
+def test_its_flags_are_noted_beside_the_images(tmp_path):
+    corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--seed", "7"])
+    assert json.loads((tmp_path / "corrupted.json").read_text())["settings"]["seed"] == 7
+
+
+def test_tickets_in_the_folder_stay_those_of_their_run(fails, small_tickets):
+    before = {path: path.read_bytes() for path in small_tickets.iterdir()}
+    corrupt.main([*IMAGES, "--save_dir", str(small_tickets)])
+    assert {path: path.read_bytes() for path in before} == before
+    line = fails(main_imp, *SMALL, *IMP, "--lr", "0.05", "--save_dir", small_tickets)
+    assert "settings.json belongs to a run with --lr 0.1, not 0.05" in line
+
+
+def test_a_run_among_corrupted_images_leaves_them_those_of_their_command(fails, tmp_path):
+    corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--data_limit", "100"])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    main_imp.main([*SMALL, *IMP, "--pruning_times", "1", "--save_dir", str(tmp_path)])
+    assert {path: path.read_bytes() for path in before} == before
+    assert "corrupted.json" in fails(corrupt, *IMAGES, "--save_dir", tmp_path)
 
 
 # Mistakes

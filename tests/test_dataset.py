@@ -1,11 +1,13 @@
 import hashlib
 import io
+import multiprocessing
 import pickle
 import socket
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -402,16 +404,26 @@ def closed_port() -> int:
 
 
 @pytest.fixture
-def mirror(tmp_path):
-    """(folder, address): what is put into the folder is served at the address."""
+def requests() -> list[str]:
+    """The paths that the mirror has been asked for."""
+    return []
+
+
+@pytest.fixture
+def mirror(tmp_path, requests):
+    """(folder, address): what is put into the folder is served at the address, files called slow… with a pause."""
     folder = tmp_path / "mirror"
     folder.mkdir()
 
-    class QuietHandler(SimpleHTTPRequestHandler):
+    class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *args):
-            pass
+            requests.append(self.path)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
+        def copyfile(self, source, outputfile):
+            time.sleep(0.3 if "slow" in self.path else 0)
+            super().copyfile(source, outputfile)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield folder, f"http://127.0.0.1:{server.server_port}"
@@ -449,6 +461,7 @@ def test_cifar_from_an_unpacked_folder_needs_no_network(tmp_path, cifar):
     assert data.std[2] == (0.2616 if dataset == "cifar10" else 0.2762)
     assert data.flip and not load_data(dataset, folder, "cpu", val_images=3, flip=False).flip
     assert_is_cifar(load_data(dataset, folder / source.base_folder, "cpu", val_images=3), source, files)
+    assert [*folder.iterdir()] == [folder / source.base_folder], "nor leave to write"
     assert len(load_data(dataset, folder, "cpu", data_limit=10).val) == 1
     assert_refused(dataset, folder, "--val_images 5000")
 
@@ -466,6 +479,47 @@ def test_cifar_from_a_mirror(tmp_path, cifar, mirror):
     data = load_data(dataset, tmp_path / "new" / "data", "cpu", val_images=3, data_url=f"{address}/copy.tar.gz")
     assert_is_cifar(data, source, files)
     assert (tmp_path / "new" / "data" / source.filename).read_bytes() == archive
+
+
+def test_processes_that_all_miss_cifar_fetch_it_once(tmp_path, cifar, mirror, requests):
+    dataset, source, files, archive = cifar
+    folder, address = mirror
+    (folder / "slow.tar.gz").write_bytes(archive)
+    fork = multiprocessing.get_context("fork")
+
+    def load(target: Path) -> None:
+        torch.set_num_threads(1)  # a fork has none of its parent's other threads, which torch would wait for
+        data = load_data(dataset, target, "cpu", val_images=3, data_url=f"{address}/slow.tar.gz")
+        assert_is_cifar(data, source, files)
+
+    def requests_of(count: int) -> int:
+        requests.clear()
+        processes = [fork.Process(target=load, args=[tmp_path / f"{count}"], daemon=True) for _ in range(count)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * count
+        return len(requests)
+
+    assert requests_of(3) == requests_of(1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda archive: b"no archive",
+        lambda archive: archive[: len(archive) // 2],
+        lambda archive: archive[:-20_000] + b"\xff" * 20_000,
+    ],
+)
+def test_cifar_archive_that_cannot_be_unpacked(tmp_path, cifar, monkeypatch, damage):
+    """Its checksum was right: somebody wrote to it since."""
+    dataset, source, _, archive = cifar
+    damaged = damage(archive)
+    (tmp_path / source.filename).write_bytes(damaged)
+    monkeypatch.setattr(source, "tgz_md5", md5(damaged))
+    assert_refused(dataset, tmp_path, str(tmp_path), source.filename, "--data_url")
 
 
 def test_cifar_mirror_with_another_archive(tmp_path, cifar, mirror):

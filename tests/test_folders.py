@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from pathlib import Path
 
@@ -22,9 +23,10 @@ HOLD = """
 import sys
 from pathlib import Path
 from utils.distributed import SINGLE
-from utils.folders import locked
+from utils.folders import in_turn, locked
 
-with locked(Path(sys.argv[1]), SINGLE):
+path = Path(sys.argv[1])
+with in_turn(path) if path.suffix == ".lock" else locked(path, SINGLE):
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -32,7 +34,7 @@ with locked(Path(sys.argv[1]), SINGLE):
 
 @pytest.fixture
 def hold():
-    """Locks a folder in another process; returns that process."""
+    """Locks a folder in another process, or takes its turn with a lock file; returns that process."""
     held = []
 
     def start(folder: Path) -> subprocess.Popen:
@@ -86,14 +88,47 @@ def test_a_lock_whose_file_is_no_longer_in_the_folder_is_taken_again(monkeypatch
         assert (tmp_path / ".lock").exists()
 
 
-def test_a_file_system_without_locks_is_said_and_used(monkeypatch, tmp_path, capsys):
-    def refuse(file, how):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+def refuse(file, how):
+    """In the place of `lockf`."""
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
+
+def test_a_file_system_without_locks_is_said_and_used(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(folders.fcntl, "lockf", refuse)
     with folders.locked(tmp_path, SINGLE):
         pass
     assert "cannot be locked" in capsys.readouterr().err
+
+
+def take_turn(path: Path) -> tuple[threading.Thread, threading.Event]:
+    """Waits in a thread for its turn; the event says that it has come."""
+    came = threading.Event()
+
+    def wait() -> None:
+        with folders.in_turn(path):
+            came.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    return waiting, came
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGKILL])
+def test_a_turn_comes_when_the_process_before_has_ended_in_whatever_way(hold, tmp_path, capfd, number):
+    path = tmp_path / "new" / "images.lock"
+    holder = hold(path)
+    waiting, came = take_turn(path)
+    assert not came.wait(0.3)
+    assert f"waiting for another process, which holds {path}" in capfd.readouterr().err
+    holder.communicate("") if number is None else holder.send_signal(number)
+    assert came.wait(30)
+    waiting.join()
+
+
+def test_on_a_file_system_without_locks_it_is_always_ones_turn(monkeypatch, tmp_path):
+    monkeypatch.setattr(folders.fcntl, "lockf", refuse)
+    with folders.in_turn(tmp_path / "images.lock"):
+        pass
 
 
 def test_scripts_refuse_a_folder_in_use(fails, hold, small_tickets, tmp_path):

@@ -29,6 +29,7 @@ import models
 from ImageNet import Lottery_pools, evaluate, main_imp
 from ImageNet.corruptions import CorruptedFolders
 from ImageNet.dataset import UNREADABLE, ImageFolders, Photographs
+from ImageNet.flags import data_from_flags
 from utils import tickets
 from utils.corruptions import SEVERITIES
 from utils.distributed import SINGLE, Processes
@@ -220,6 +221,26 @@ def test_defaults_of_imp_are_the_papers():
     args = main_imp.build_parser().parse_args(["data"])
     assert (args.epochs, args.batch_size, args.lr, args.warmup, args.rewind_epoch) == (90, 1024, 0.4, 5, 5)
     assert (args.decreasing_lr, args.momentum, args.weight_decay) == ((30, 60, 80), 0.9, 1e-4)
+
+
+@pytest.mark.parametrize("script", [main_imp, Lottery_pools, evaluate])
+def test_images_smaller_than_their_crops_are_refused(fails, photographs, imagenet_tickets, tmp_path, script):
+    arguments = {
+        main_imp: [photographs, *IMAGENET_IMP, "--save_dir", tmp_path / "new"],
+        Lottery_pools: ["--save_dir", imagenet_tickets, photographs, *IMAGENET, "--output_dir", tmp_path / "new"],
+        evaluate: [imagenet_tickets, "--data", photographs, *IMAGENET, "--save_dir", tmp_path / "new"],
+    }
+    line = fails(script, *arguments[script], "--image_size", 32, "--resize", 31)
+    assert "--resize 31" in line and "--image_size 32" in line
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("flags", [*(["--image_size", str(side)] for side in range(1, 9)), ["--resize", "224"], []])
+def test_images_as_large_as_their_crops_are_not(photographs, flags):
+    args = main_imp.build_parser().parse_args([str(photographs), "-j0", *flags])
+    ((images, _),) = data_from_flags(args, SINGLE).eval_batches("val")
+    assert images.amax(1).amin((0, 1)).min() > 0  # no row or column is black in all
+    assert images.shape[-1] == args.image_size
 
 
 def test_tickets_are_in_openlths_layout(imagenet_tickets, openlth_tickets):

@@ -1,4 +1,4 @@
-"""scripts/reproduce_cifar100.sh and benchmarks.sh, with an interpreter that notes how it was called."""
+"""scripts/reproduce_cifar100.sh, benchmarks.sh and quickstart.sh, with an interpreter that notes how it was called."""
 
 import functools
 import importlib
@@ -76,6 +76,14 @@ def test_the_gpu_scale_rewinds_as_early_as_the_paper_and_the_schedule_can_be_cho
     assert all("--rewind_epoch 9" in call for call in calls)
 
 
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize("emptied, left", [("IMP_FLAGS", 5), ("POOL_FLAGS", 1)])
+def test_flags_that_are_emptied_stay_empty_in_every_study(reproduce, scale, emptied, left):
+    _, calls = reproduce(SCALE=scale, ARCHS="resnet20s", SEEDS="7", **{emptied: ""})
+    assert len(calls) == 7
+    assert sum("--amp" in call or "--fast" in call for call in calls) == left
+
+
 def test_each_network_has_its_table_and_the_narrow_vgg_a_lower_learning_rate(reproduce, tmp_path):
     _, calls = reproduce(SEEDS="7", JOBS="1")
     trained = [call for call in calls if "main_imp.py" in call]
@@ -102,6 +110,14 @@ def test_a_scale_of_another_name_is_refused(reproduce):
     done, calls = reproduce(SCALE="tpu")
     assert (done.returncode, calls) == (2, [])
     assert done.stderr == "SCALE=tpu: choose cpu or gpu\n"
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "benchmarks.sh", "reproduce_cifar100.sh"])
+def test_an_interpreter_is_seen_from_where_the_script_is_called(noted, tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    done, calls = noted(script, PYTHON="./python", ARCHS="resnet20s", SEEDS="7")
+    assert done.returncode == 0, done.stderr
+    assert "main_imp.py" in " ".join(calls)
 
 
 def parsed(call: str):

@@ -51,6 +51,15 @@ def test_a_job_that_was_told_to_stop_goes_back_into_the_queue(job, script, tmp_p
     assert calls[-1] == "scontrol requeue 17"
 
 
+@pytest.mark.parametrize("script", ["cifar_imp.sh", "cifar_pools.sh", "imagenet_slurm.sh"])
+def test_a_virtual_environments_interpreter_is_found_from_the_repository_and_stays_a_link(job, script, tmp_path):
+    (tmp_path / "bin" / "python").rename(tmp_path / "bin" / "python3")
+    (tmp_path / "bin" / "python").symlink_to("python3")
+    status, calls = job(script, 0, tmp_path, **ONE, **SLURM, PYTHON=os.path.relpath(tmp_path / "bin" / "python", ROOT))
+    assert status == 0
+    assert any(call.startswith("python ") for call in calls)
+
+
 @pytest.mark.parametrize("status", [0, 2])
 def test_a_job_that_ends_by_itself_stays_out_of_the_queue(job, status):
     found, calls = job("cifar_imp.sh", status, "--amp", **ONE, **SLURM)

@@ -1,4 +1,6 @@
-"""The folder that a run writes to: one run at a time in it, leave to write, and room for what will come."""
+"""The folders that runs write to: one run at a time in its own, one after another in one that they share; leave to
+write, and room for what will come.
+"""
 
 import contextlib
 import errno
@@ -36,6 +38,26 @@ def locked(folder: Path, processes: Processes) -> Iterator[None]:
     finally:
         Path(file.name).unlink(missing_ok=True)
         file.close()
+
+
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Wait until no other process is in this block with the same lock file `path`; the next ones wait for this one.
+
+    The lock is of the kind of `locked`; on a file system without locks nobody waits. The file stays, for one who waits
+    has it open already. OSError where it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            print(f"waiting for another process, which holds {path}", file=sys.stderr)
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in CANNOT_LOCK:
+                raise
+        yield
 
 
 def _take(path: Path) -> IO[str]:

@@ -32,6 +32,7 @@ REPORT_PAGE = "report.html"
 EVALUATION_JSON, EVALUATION_CSV, RELIABILITY_PLOT = "evaluation.json", "evaluation.csv", "reliability.png"
 CORRUPTIONS_CSV, CORRUPTIONS_PLOT = "corruptions.csv", "corruptions.png"
 CORRUPTED_LABELS = "labels.npy"
+CORRUPTED_SETTINGS = "corrupted.json"  # not SETTINGS, which a run of IMP in the same folder goes by
 MAX_LEVEL = 10_000  # of tickets in a folder: programs count up to it
 
 
