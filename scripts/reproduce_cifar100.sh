@@ -54,6 +54,7 @@ study() {
   pools() { "$python" -u CIFAR/Lottery_pools.py "${network[@]}" --checkpoint "$tickets" $POOL_FLAGS --interpolate_method "$@"; }
   pools Lottery_pools
   pools Lottery_pools --interpolation_value_list 0.5
+  pools uniform_soup --denser_num 1
   pools interpolate_swa
   pools interpolate_ema --EMA_value 0.95
   pools ensemble
@@ -73,6 +74,6 @@ done | xargs -P "$JOBS" -L 1 bash -c \
   'echo "$1, seed $2: $OUT/$1/seed$2.log"; "$0" "$@" >>"$OUT/$1/seed$2.log" 2>&1 || { tail -n 1 "$OUT/$1/seed$2.log" >&2; exit 1; }' "$script"
 
 for arch in $ARCHS; do
-  "$python" CIFAR/evaluate.py "$OUT/$arch"/seed*/pools/{Lottery_pools,Lottery_pools_0.5,interpolate_swa,interpolate_ema_0.95,ensemble} \
-    --save_dir "$OUT/$arch"
+  "$python" CIFAR/evaluate.py --save_dir "$OUT/$arch" \
+    "$OUT/$arch"/seed*/pools/{Lottery_pools{,_0.5},uniform_soup_denser_num_1,interpolate_{swa,ema_0.95},ensemble}
 done
