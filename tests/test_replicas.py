@@ -401,7 +401,7 @@ def test_a_killed_script_ends_in_the_same_bytes(slim, tmp_path, monkeypatch):
     for _ in range(2):  # in the second replica's level 0, then in its level 1
         with stopped_after(monkeypatch, passes=2):
             imp(folder, *slim)
-    (folder / "replica_1" / ".0checkpoint.pth.tar.x.tmp").touch()
+    (folder / "replica_1" / ".0checkpoint.pth.tar.abcd_123.tmp").touch()
     found, whole = (files(imp(tmp_path / name, *slim)) for name in ("killed", "whole"))
     for content in (whole, found):
         del content["settings.json"]  # it names the folder
