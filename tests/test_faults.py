@@ -154,9 +154,9 @@ def test_a_slow_rank_is_waited_for(start, imp):
 
 def test_a_silent_rank_ends_all_when_the_timeout_is_over(start, imp):
     """Also those who wait for it, and the processes that decode images for them."""
-    run = start(*imp.command, "--timeout", 10, "-j1")
+    run = start(*imp.command, "--timeout", 20, "-j1")
     os.kill(wait_for(imp.early, run)[0], signal.SIGSTOP)
-    end = assert_all_end(run, 10 + END_S)
+    end = assert_all_end(run, 20 + END_S)
     assert end.status == 1
     assert "multiproc.py: rank 1 failed" in end.errors
     assert end.err[-1].endswith("rank 1 lost another rank, or waited for it longer than --timeout")
