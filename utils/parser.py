@@ -31,25 +31,18 @@ class Parser(argparse.ArgumentParser):
 
 
 class Preset(argparse.Action):
-    """A flag that stands for several others; what is given after it on the command line wins."""
+    """A flag that stands for several others: for `settings`, or for what `choices` maps its value to.
 
-    def __init__(self, *args, settings: Mapping[str, Any], **kwargs):
-        super().__init__(*args, nargs=0, default=argparse.SUPPRESS, **kwargs)
+    What is given after it on the command line wins.
+    """
+
+    def __init__(self, *args, settings: Mapping[str, Any] | None = None, **kwargs):
+        nargs = None if settings is None else 0
+        super().__init__(*args, nargs=nargs, default=argparse.SUPPRESS, **kwargs)
         self.settings = settings
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        vars(namespace).update(self.settings)
-
-
-class Presets(argparse.Action):
-    """A flag of which each value stands for several other flags; what is given after it on the command line wins."""
-
-    def __init__(self, *args, presets: Mapping[str, Mapping[str, Any]], **kwargs):
-        super().__init__(*args, choices=presets, default=argparse.SUPPRESS, **kwargs)
-        self.presets = presets
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        vars(namespace).update(self.presets[values])
+        vars(namespace).update(self.choices[values] if self.settings is None else self.settings)
 
 
 class Page(argparse.Action):

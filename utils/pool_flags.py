@@ -10,8 +10,8 @@ from utils.connectivity import PAIRS
 from utils.evaluation import SELECTIONS
 from utils.imp import PRUNE_TYPES
 from utils.learned import GROUPS
-from utils.methods import METHODS, method_name
-from utils.parser import Parser, Preset, Presets, count, nonnegative, positive, share
+from utils.methods import METHODS, SEARCH, method_name
+from utils.parser import Parser, Preset, count, nonnegative, positive, share
 from utils.pool_runs import ORDERS
 from utils.pools import PAPER_COEFFICIENTS
 from utils.provenance import OLDER
@@ -20,7 +20,7 @@ from utils.provenance import OLDER
 FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}
 # What --recipe names. The best one is what gained more than the paper's search beyond noise; README has the figures.
 RECIPES = {
-    "paper": {"interpolate_method": "Lottery_pools", "denser_num": None},
+    "paper": {"interpolate_method": SEARCH, "denser_num": OLDER["denser_num"]},
     "best": {"interpolate_method": "uniform_soup", "denser_num": 1},
 }
 
@@ -39,7 +39,7 @@ def add_pool_flags(
         type=method_name,
         choices=METHODS,
         metavar="METHOD",
-        default="Lottery_pools",
+        default=SEARCH,
         help=f"how tickets are combined: {', '.join(METHODS)}; --list says more",
     )
     group.add_argument(
@@ -111,8 +111,8 @@ def _add_recipe_flags(parser: Parser) -> None:
     group = parser.add_argument_group("departures from the paper's search, all off by default")
     group.add_argument(
         "--recipe",
-        action=Presets,
-        presets=RECIPES,
+        action=Preset,
+        choices=RECIPES,
         help=f"best: the same as {_as_flags(RECIPES['best'])}; see README for what it gains; flags after it win",
     )
     group.add_argument(
@@ -143,7 +143,11 @@ def _add_recipe_flags(parser: Parser) -> None:
         help="at the end, try the plain mean of the tickets in the pool, and take it if it is no worse",
     )
     group.add_argument(
-        "--denser_num", type=count, metavar="N", help="of the tickets denser than the start, try the N nearest alone"
+        "--denser_num",
+        type=count,
+        default=OLDER["denser_num"],
+        metavar="N",
+        help="of the tickets denser than the start, try the N nearest alone",
     )
     group.add_argument(
         "--learned_per",
