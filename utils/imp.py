@@ -138,7 +138,7 @@ class ImpRun:
             mask = prune_random(done.mask, settings.rate, generator(settings.seed, "prune", level))
         else:
             mask = prune_smallest(done.state, done.mask, settings.rate)
-        if not any(part.any() for part in mask.values()):
+        if not count_kept(mask):
             raise UserError(f"--rate {settings.rate} leaves no weight at level {level}: choose --pruning_times {level}")
         rewind = done.rewind
         if settings.prune_type == "pt" and done.level == 0:

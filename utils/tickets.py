@@ -194,7 +194,7 @@ def read_ticket(file: TicketFile) -> Ticket:
         mask = dense_mask(state, convolutions)
     if not mask:
         raise UserError(f"{file.path} holds no convolution: it is no ticket")
-    if not any(part.any() for part in mask.values()):
+    if not count_kept(mask):
         raise UserError(f"{file.path} has no weight left under its mask: it is no network")
     return Ticket(file.level, file.path, apply_mask(state, mask), mask, _recorded_accuracy(content))
 
