@@ -18,6 +18,8 @@ from utils.distributed import Processes
 from utils.errors import UserError
 
 LOCK = ".lock"
+# What systems say, differently, of a lock that another process holds.
+HELD = (BlockingIOError, PermissionError)
 # What file systems say that know no locks.
 CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -51,7 +53,7 @@ def in_turn(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        except HELD:
             print(f"waiting for another process, which holds {path}", file=sys.stderr)
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError as error:
@@ -80,7 +82,7 @@ def _lock(file: IO[str], path: Path) -> None:
     """Lock an open file. These locks are not inherited, so no process that outlives ours can hold it for us."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:  # systems differ in what they say
+    except HELD as error:
         file.seek(0)
         holder = file.read(200) or "another process"
         raise UserError(
