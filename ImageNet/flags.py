@@ -18,7 +18,10 @@ def add_data_flags(parser: Parser, data_flag: str = "data") -> None:
     group.add_argument(data_flag, type=Path, nargs="?", metavar="DIR", help="folder with train, val and, if any, test")
     group.add_argument("--image_size", type=positive, default=224, metavar="N", help="side of the crops, pixels")
     group.add_argument(
-        "--resize", type=positive, metavar="N", help="shorter side before cropping, at least that; default: 8/7 of it"
+        "--resize",
+        type=positive,
+        metavar="N",
+        help="shorter side before cropping, --image_size or more; default: 8/7 of that",
     )
     group.add_argument(
         "--val_images",
