@@ -22,6 +22,7 @@ from utils.figures import COLUMN, in_print, write
 
 PAPER = "as in the paper"
 LOSS = ["--select_by", "loss"]
+SOUP = ["--interpolate_method", "uniform_soup"]
 AVERAGE = ["--interpolation_value_list", "0.5"]
 LEARNED = ["--interpolate_method", "learned", "--learned_steps", "20"]
 ONE_DENSER = ["--denser_num", "1"]
@@ -40,11 +41,11 @@ RECIPES = {
     "average, loss": [*AVERAGE, *LOSS],
     "average, loss, best first": [*AVERAGE, *LOSS, "--order", "best"],
     "average, loss, even out": [*AVERAGE, *LOSS, "--even_out"],
-    "uniform soup": ["--interpolate_method", "uniform_soup"],
+    "uniform soup": SOUP,
     "one denser": ONE_DENSER,
     "average, one denser": [*AVERAGE, *ONE_DENSER],
-    "uniform soup, one denser": ["--interpolate_method", "uniform_soup", *ONE_DENSER],
-    "uniform soup, none denser": ["--interpolate_method", "uniform_soup", "--denser_num", "0"],
+    "uniform soup, one denser": [*SOUP, *ONE_DENSER],
+    "uniform soup, none denser": [*SOUP, "--denser_num", "0"],
     "greedy soup": ["--interpolate_method", "greedy_soup"],
     "greedy soup, loss": ["--interpolate_method", "greedy_soup", *LOSS],
     "learned": LEARNED,
