@@ -47,13 +47,13 @@ def test_a_small_batch_counts_as_much_as_a_large_one():
     assert net[0].running_mean.item() == pytest.approx(4.5)
 
 
-def test_statistics_are_exactly_those_of_torch():
+def test_statistics_are_those_of_torch_to_rounding():
     net, reference, batches = make_net(), make_net(), make_batches(8, 8, 3)
     recalibrate(net, batches)
     update_bn(batches, reference)
     assert state_of(net).keys() == state_of(reference).keys()
     for name, value in state_of(net).items():
-        assert torch.equal(value, reference.state_dict()[name]), name
+        torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-6, atol=1e-6)
 
 
 def test_earlier_statistics_leave_no_trace():
@@ -77,10 +77,12 @@ def test_only_statistics_change():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_momenta_and_mode_are_put_back(training):
+def test_momenta_counters_and_mode_are_put_back(training):
     net = make_net().train(training)
+    buffers = {*map(id, net.buffers())}
     recalibrate(net, make_batches(4))
     assert [net[layer].momentum for layer in (1, 4, 7)] == [0.1, 0.3, None]
+    assert {*map(id, net.buffers())} == buffers  # others may hold them: they are filled, not replaced
     assert {module.training for module in net.modules()} == {training}
 
 

@@ -18,28 +18,44 @@ def recalibrate(net: nn.Module, images: Iterable[Tensor], processes: Processes =
     Several `processes` each see batches of their own (or none); the statistics are the mean over all of them. UserError
     where none of them has any.
 
-    As `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018) does: statistics are reset, momentum is `None` (each
-    batch counts alike), and batch norm is in train mode; unlike there, nothing else is, so that dropout stays off.
-    Momenta and the mode of `net` are left in place.
+    As `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018) does: each batch counts alike, and batch norm is in
+    train mode; unlike there, nothing else is, so that dropout stays off. Momenta and the mode of `net` are put back.
     """
     layers = [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     if not layers:
         return
-    momenta = [layer.momentum for layer in layers]
+    kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     was_training = net.training
     net.eval()
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None
         layer.train()
+        # A batch's own statistics are left behind, and averaged here. Torch's average would read its counter in every
+        # layer and batch, for which a GPU has to be waited for, and torch.compile gives up.
+        layer.momentum, layer.num_batches_tracked = 1.0, None
+    batches = _set_to_mean(layers, net, images, processes)
+    for layer, (momentum, counter) in zip(layers, kept, strict=True):
+        layer.momentum, layer.num_batches_tracked = momentum, counter.fill_(batches)
+    net.train(was_training)
+
+
+def _set_to_mean(layers: list[_BatchNorm], net: nn.Module, images: Iterable[Tensor], processes: Processes) -> int:
+    """Set the statistics of `layers` to their mean over all batches, summed in float64; returns how many these are."""
+    statistics = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
+    total = torch.zeros(sum(map(torch.numel, statistics)), dtype=torch.float64, device=statistics[0].device)
+    batches = 0
     with lone_image_explained():
         for batch in images:
             net(batch)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    net.train(was_training)
-    if processes.world > 1:
-        _mean_over_processes(layers, processes)
+            total += torch.cat(statistics)
+            batches += 1
+    (batches,) = processes.sum_counts(batches)
+    if batches == 0:
+        raise UserError("none of the training images can be read: replace those above")
+    mean = processes.sum_(total) / batches
+    for buffer, part in zip(statistics, mean.split([buffer.numel() for buffer in statistics]), strict=True):
+        buffer.copy_(part)
+    return batches
 
 
 @contextlib.contextmanager
@@ -54,19 +70,3 @@ def lone_image_explained() -> Iterator[None]:
             "the last batch is a single image, which is too few for the batch norm of this --arch: choose another "
             "--batch_size, or another number of images (--bn_images, --val_images, --data_limit)"
         ) from error
-
-
-def _mean_over_processes(layers: list[_BatchNorm], processes: Processes) -> None:
-    """Replace each process's statistics by those over all batches, summed in float64 in one message."""
-    statistics = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
-    seen = layers[0].num_batches_tracked.double()
-    # A process without a batch has NaN or nothing to say: it weighs nothing.
-    flat = torch.cat([buffer.double().flatten() for buffer in statistics])
-    sums = processes.sum_(torch.cat([seen.view(1), flat * seen if seen > 0 else torch.zeros_like(flat)]))
-    if sums[0] == 0:
-        raise UserError("none of the training images can be read: replace those above")
-    means = (sums[1:] / sums[0]).split([buffer.numel() for buffer in statistics])
-    for buffer, mean in zip(statistics, means, strict=True):
-        buffer.copy_(mean.view_as(buffer))
-    for layer in layers:
-        layer.num_batches_tracked.fill_(int(sums[0]))
