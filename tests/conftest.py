@@ -26,6 +26,9 @@ from utils.randomness import generator
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
+# As many as make test gives, for a plain pytest too: what one thread sums up and what two do differs in the last bits.
+torch.set_num_threads(1)
+
 # Flags of runs that take a second or two. Later flags win over these.
 DIGITS = ["--dataset", "digits", "--data_limit", "200", "--batch_size", "64", "--device", "cpu"]
 SMALL = [*DIGITS, "--arch", "cifar_resnet_8_4"]
