@@ -113,17 +113,6 @@ def test_evaluation_keeps_order_and_every_byte():
     assert next(data.eval_batches("val"))[0].is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_sees_the_same_batches():
-    cpu, cuda = (load_data("digits", None, device) for device in ("cpu", "cuda"))
-    assert (cpu.mean, cpu.std) == (cuda.mean, cuda.std)
-    cpu.flip = cuda.flip = True
-    for mine, theirs in zip(cpu.train_batches(128, 1), cuda.train_batches(128, 1), strict=True):
-        torch.testing.assert_close(mine[0], theirs[0].cpu(), rtol=1e-6, atol=0)  # CUDA divides by multiplying
-        assert torch.equal(mine[1], theirs[1].cpu())
-
-
 # ---------------------------------------------------------------------------------------------------------- statistics
 
 
