@@ -518,6 +518,15 @@ def test_ensembles_of_tickets_that_are_not_known(evaluation_fails, ensembles, tm
     assert str(elsewhere) in evaluation_fails(elsewhere, "--score")
 
 
+def test_lines_between_tickets_are_no_networks(evaluation_fails, run, tmp_path):
+    """Whoever names pools/* names them too."""
+    lines = run / "pools" / "linear_inter_0.5"
+    Lottery_pools.main(
+        [*SMALL, "--checkpoint", str(run), "--interpolate_method", "linear_inter", "--save_dir", str(lines)]
+    )
+    assert f"{lines} holds scores of lines between tickets (linear_inter)" in evaluation_fails(run, lines)
+
+
 def test_ensembles_of_no_ticket(evaluation_fails, ensembles):
     content = json.loads((ensembles / "pools.json").read_text())
     content["pools"][1]["tickets"] = []

@@ -60,6 +60,8 @@ def _networks_in(path: Path) -> list[NetworkFile]:
         return _pools(path.parent if path.is_file() else path)
     if path.is_file():
         return [_single(path)]
+    if (path / tickets.CONNECTIVITY_JSON).exists():
+        raise UserError(f"{path} holds scores of lines between tickets (linear_inter) and no network: leave it out")
     try:
         return _tickets(path)
     except UserError as error:
