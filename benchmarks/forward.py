@@ -114,7 +114,7 @@ def seconds(run: Run, images: Tensor) -> float:
 
 
 def measure_phase(args: argparse.Namespace, nets: Sequence[nn.Module], images: Tensor, phase: str) -> dict[str, dict]:
-    """For every way: seconds of each round, of the first pass (compiling), and and how far off it is."""
+    """For every way: seconds of each round, of the first pass (compiling), and how far off it is."""
     runs = {way: make(way, nets, phase) for way in args.ways}
     found = {}
     with torch.no_grad(), autocast(images.device, args.amp):

@@ -131,8 +131,8 @@ def test_the_benchmarks_take_their_flags_and_search_the_tickets_found_before(not
     done, calls = noted("benchmarks.sh", DEVICE=device)
     assert done.returncode == 0, done.stderr
     names = [re.search(r"(\w+)\.py", call)[1] for call in calls]
-    assert names == ["main_imp", "train", "search", "forward", "growth"]
-    imp, train, search, forward, growth = map(parsed, calls)
+    assert names == ["main_imp", "train", "search", "growth", "forward"]
+    imp, train, search, growth, forward = map(parsed, calls)
     assert {found.device for found in (imp, train, search, forward, growth)} == {device}
     assert {found.arch for found in (imp, train, search, forward, growth)} == {arch}
     assert imp.save_dir == search.tickets and max(search.levels) < imp.pruning_times
