@@ -56,6 +56,16 @@ def test_statistics_are_those_of_torch_to_rounding():
         torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-6, atol=1e-6)
 
 
+def test_a_compiled_network_stays_one_graph():
+    """With `fullgraph`, torch raises an error where a number that is read breaks the graph."""
+    plain, compiled, batches = make_net(), make_net(), make_batches(8, 8, 3)
+    compiled.compile(backend="eager", fullgraph=True)
+    recalibrate(plain, batches)
+    recalibrate(compiled, batches)
+    for name, value in state_of(compiled).items():
+        torch.testing.assert_close(value, plain.state_dict()[name])
+
+
 def test_earlier_statistics_leave_no_trace():
     fresh, used, batches = make_net(), make_net(), make_batches(4, 2)
     with torch.no_grad():
