@@ -31,6 +31,7 @@ VARIANTS = {
     "one-job": ["--jobs", "1"],
     "compile": ["--compile"],
     "amp": ["--amp"],
+    "amp-compile": ["--amp", "--compile"],
     "hump": ["--coefficient_search", "hump"],
     "bn256": ["--bn_images", "256"],
     "fast": ["--fast"],
