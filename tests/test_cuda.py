@@ -29,9 +29,12 @@ FAST_ARITHMETIC = [[], ["--amp", "--channels_last"], ["--compile", "--amp", "--c
 
 
 @pytest.fixture(autouse=True)
-def _full_precision(monkeypatch):
+def _settings(monkeypatch) -> Iterator[None]:
     """Convolutions in float32 are not rounded to TF32, so that both devices compute alike."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    yield
+    # A test that failed may have left it an error to wait for the device.
+    torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.fixture
@@ -127,10 +130,8 @@ def without_waiting(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[
     """`batches`; whoever waits for the device between the first one and the end gets an error."""
     batches = list(batches)
     torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield from batches
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    yield from batches
+    torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("amp", [False, True])
