@@ -49,4 +49,4 @@ measure train "${images[@]}" --images "$IMAGES" --epochs "$EPOCHS" \
 measure search "${images[@]}" --images "$IMAGES" --tickets "$out/tickets" --levels 1 --search_num 2 \
   --variants defaults amp fast fast-compile
 measure growth
-measure forward --amp --rounds 7 --ways "${ways[@]}" # last, for not every version of torch knows every way
+measure forward --amp --rounds 7 --ways "${ways[@]}" # last: should torch refuse a way, all else is done
