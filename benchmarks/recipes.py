@@ -23,6 +23,7 @@ from utils.figures import COLUMN, in_print, write
 PAPER = "as in the paper"
 LOSS = ["--select_by", "loss"]
 SOUP = ["--interpolate_method", "uniform_soup"]
+EITHER = ["--interpolate_method", "average_or_soup"]
 AVERAGE = ["--interpolation_value_list", "0.5"]
 LEARNED = ["--interpolate_method", "learned", "--learned_steps", "20"]
 ONE_DENSER = ["--denser_num", "1"]
@@ -46,6 +47,8 @@ RECIPES = {
     "average, one denser": [*AVERAGE, *ONE_DENSER],
     "uniform soup, one denser": [*SOUP, *ONE_DENSER],
     "uniform soup, none denser": [*SOUP, "--denser_num", "0"],
+    "average or soup": EITHER,
+    "average or soup, one denser": [*EITHER, *ONE_DENSER],
     "greedy soup": ["--interpolate_method", "greedy_soup"],
     "greedy soup, loss": ["--interpolate_method", "greedy_soup", *LOSS],
     "learned": LEARNED,

@@ -36,9 +36,9 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 
-METHODS = ("uniform_soup", "greedy_soup", "ensemble", "learned")
+METHODS = ("uniform_soup", "greedy_soup", "average_or_soup", "ensemble", "learned")
 RIVALS = ["--learned_steps", 3, "--interpolate_method"]
-WITH_STARTS = ("greedy_soup", "ensemble")  # an ensemble's images are shared all the same
+WITH_STARTS = ("greedy_soup", "average_or_soup", "ensemble")  # an ensemble's images are shared all the same
 STARTS = ["--parallel", "starts"]
 
 

@@ -7,7 +7,7 @@ from utils import checkpoint
 from utils.distributed import SINGLE
 from utils.evaluation import Evaluator, Score
 from utils.pool_runs import PoolRun
-from utils.pools import PAPER_COEFFICIENTS, Pool, ema, even_out, greedy, neighbours, search, swa
+from utils.pools import PAPER_COEFFICIENTS, Pool, ema, greedy, neighbours, offer_mean, search, swa
 from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
 from utils.workers import Workers
@@ -487,14 +487,23 @@ def test_a_ticket_without_a_share_is_no_member(coefficient, members):
 
 
 @pytest.mark.parametrize("score, accepted", [(5.0, True), (4.9, False)])
-def test_evening_out_takes_the_mean_of_the_members_unless_it_is_worse(score, accepted):
+def test_the_mean_that_is_offered_is_taken_unless_it_is_worse(score, accepted):
     pool = Pool(state(3.0), 5.0, {0: 0.75, 2: 0.25}, [])
-    members = readers({0: state(4.0), 1: state(50.0), 2: state(0.0)})
-    even_out(pool, members, unfinished, score_of({2.0: score}))
-    assert (pool.state["w"].item(), pool.score) == ((2.0, score) if accepted else (3.0, 5.0))
-    assert pool.shares == ({0: 0.5, 2: 0.5} if accepted else {0: 0.75, 2: 0.25})
+    members = dict(readers({0: state(4.0), 1: state(-1.0), 2: state(0.0)}))
+    offer_mean(pool, 2, members, unfinished, score_of({1.0: score}))
+    assert (pool.state["w"].item(), pool.score) == ((1.0, score) if accepted else (3.0, 5.0))
+    assert pool.shares == ({0: 1 / 3, 1: 1 / 3, 2: 1 / 3} if accepted else {0: 0.75, 2: 0.25})
     step = pool.steps[-1]
-    assert (step.candidate, step.coefficients, step.scores, step.accepted) == (0, [0.0], [score], accepted)
+    assert (step.candidate, step.coefficients, step.scores, step.accepted) == (2, [0.0], [score], accepted)
+
+
+def test_evening_out_offers_the_mean_of_the_pools_own_members(tmp_path):
+    tickets = [make_ticket(level, [weight, 1.0], [1, 1]) for level, weight in enumerate([4.0, 50.0, 0.0])]
+    accuracy = {4.0: 10, 3.0: 30, 1.0: 40, 2.0: 20}  # the ticket, with level 2 at 0.75 and 0.25, and their plain mean
+    method = greedy([0.25, 0.75], even_out=True)
+    entry, _, _ = finish_run(tickets[0], tmp_path, tickets, lambda weights: accuracy.get(weights[0], 0), method)
+    assert [(step["candidate"], step["accepted"]) for step in entry["steps"]] == [(1, False), (2, True), (0, False)]
+    assert entry["steps"][-1]["scores"] == [20]
 
 
 def test_an_interrupted_search_with_all_departures_goes_on_to_the_same_pool(tmp_path, monkeypatch):

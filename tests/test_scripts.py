@@ -42,6 +42,7 @@ METHODS = {
     "interpolate_ema": ["--interpolate_method", "interpolate_ema", "--EMA_value", "0.6"],
     "uniform_soup": ["--interpolate_method", "uniform_soup"],
     "greedy_soup": ["--interpolate_method", "greedy_soup"],
+    "average_or_soup": ["--interpolate_method", "average_or_soup"],
     "learned": ["--interpolate_method", "learned", "--learned_steps", "2"],
 }
 ENSEMBLE = ["--interpolate_method", "ensemble"]
@@ -268,6 +269,8 @@ def test_candidates_are_tried_in_the_methods_order(pool_run):
         assert orders == [falling_accuracy(pool_run.entries, level) for level in range(3)]
     elif pool_run.method in ("uniform_soup", "learned"):
         assert orders == [[], [], []]
+    elif pool_run.method == "average_or_soup":
+        assert orders == [[1, 2, 0], [0, 2, 1], [1, 0, 2]], "the soup's step has the start"
     else:
         assert orders == ([[1], [0], [1]] if pool_run.method == "average" else [[1, 2], [0, 2], [1, 0]])
 
@@ -290,6 +293,8 @@ def test_members_shares_follow_from_the_accepted_steps(pool_run):
                 shares = {level: share * step["coefficient"] for level, share in shares.items()}
                 shares[step["candidate"]] = 1 - step["coefficient"]
         shares = {level: share for level, share in shares.items() if share}  # a greedy soup's start may go
+        if pool_run.method == "average_or_soup" and entry["steps"][-1]["accepted"]:
+            shares = dict.fromkeys(range(3), 1 / 3)
         if entry["steps"]:
             assert {member["level"]: member["weight"] for member in entry["members"]} == pytest.approx(shares)
         assert sum(member["weight"] for member in entry["members"]) == pytest.approx(1)
@@ -828,6 +833,7 @@ def test_interrupted_search_goes_on_to_the_same_pools(whole, search, monkeypatch
     [
         *(("interpolate_swa", "validate", 7), ("interpolate_ema", "validate", 7)),
         *(("uniform_soup", "validate", 4), ("greedy_soup", "validate", 6)),  # within the second start
+        ("average_or_soup", "validate", 8),
         *(("learned", "loss_gradient", 12), ("ensemble", "test", 1)),
     ],
 )
@@ -936,7 +942,7 @@ def test_methods_have_folders_of_their_own(small_tickets):
         Lottery_pools.main([*SMALL, *flags, "--checkpoint", str(small_tickets), "--levels", "2"])
     folders = {path.name for path in (small_tickets / "pools").iterdir()}
     assert folders == {"Lottery_pools_0.3_0.7", "Lottery_pools_0.5", "interpolate_ema_0.6", "interpolate_swa"} | {
-        *("uniform_soup", "greedy_soup", "learned", "ensemble")
+        *("uniform_soup", "greedy_soup", "average_or_soup", "learned", "ensemble")
     }
 
 

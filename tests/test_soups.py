@@ -14,7 +14,7 @@ from utils.evaluation import Evaluator
 from utils.learned import GROUPS, learn_shares, learned, mix, stack
 from utils.pools import Member, Tools
 from utils.predictions import averaged
-from utils.soups import greedy_soup, uniform_soup
+from utils.soups import average_or_soup, greedy_soup, uniform_soup
 
 
 def no_gradient(state):
@@ -59,7 +59,7 @@ def test_uniform_soup_is_finished_once_and_from_the_mean_of_whole_tickets():
     assert pool.state["w"].tolist() == pytest.approx([0.0, 3.0])
 
 
-@pytest.mark.parametrize("method", [uniform_soup, greedy_soup, lambda *given: learned(*given, 5, 0.1)])
+@pytest.mark.parametrize("method", [uniform_soup, greedy_soup, average_or_soup, lambda *given: learned(*given, 5, 0.1)])
 def test_a_ticket_without_neighbours_is_its_own_pool(method):
     def nothing_to_do(*args):
         raise AssertionError("it is as it should be")
@@ -132,6 +132,33 @@ def test_greedy_soup_never_scores_below_its_ticket():
     members = [member(5, 50.0, 0.0, 2.0), member(0, 80.0, 3.0, 2.9), member(4, 20.0, 1.0, 1.0)]
     pool = greedy_soup(members, tools(lambda weights: 49.9))
     assert (pool.score, pool.shares, pool.state["w"].tolist()) == (50.0, {5: 1.0}, [0.0, 2.0])
+
+
+# Average or soup
+
+
+# The ticket, 8, becomes 4 with its first candidate, 0, and 6 with the second, 8; the mean of all three is 16/3.
+@pytest.mark.parametrize(
+    "soup_score, weight, shares",
+    [(61.0, 16 / 3, [1 / 3] * 3), (60.0, 16 / 3, [1 / 3] * 3), (59.0, 6.0, [0.25, 0.25, 0.5])],
+)
+def test_the_better_of_average_and_soup_is_taken(soup_score, weight, shares):
+    def score(weights):
+        return {4.0: 55.0, 6.0: 60.0}.get(weights[0], soup_score)
+
+    pool = average_or_soup([member(1, 50.0, 8.0), member(0, 0.0, 0.0), member(2, 0.0, 8.0)], tools(score))
+    assert pool.state["w"].item() == pytest.approx(weight)
+    assert pool.score == max(60.0, soup_score)
+    assert pool.shares == pytest.approx(dict(zip((1, 0, 2), shares, strict=True)))
+    assert [step.candidate for step in pool.steps] == [0, 2, 1]
+    assert (pool.steps[-1].coefficients, pool.steps[-1].scores) == ([0.0], [soup_score])
+
+
+def test_the_soup_that_averaging_is_held_against_has_the_tickets_that_averaging_refused():
+    members = [member(1, 50.0, 8.0), member(0, 0.0, 0.0), member(2, 0.0, 8.0)]
+    pool = average_or_soup(members, tools(lambda weights: 51.0 if 5 < weights[0] < 6 else 0.0))
+    assert [step.accepted for step in pool.steps] == [False, False, True]
+    assert pool.shares == pytest.approx({1: 1 / 3, 0: 1 / 3, 2: 1 / 3})
 
 
 # Ensemble

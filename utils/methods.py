@@ -21,14 +21,14 @@ from utils.pool_runs import PoolRun
 from utils.pool_tables import results_table
 from utils.pools import PAPER_COEFFICIENTS, Method, Rival, ema, greedy, swa
 from utils.provenance import OLDER, describe_run
-from utils.soups import greedy_soup, uniform_soup
+from utils.soups import average_or_soup, greedy_soup, uniform_soup
 from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
 
 TICKET = "ticket"  # what tables and pictures call one
 SEARCH = "Lottery_pools"
 CONNECTIVITY = "linear_inter"
-SOUPS = {"uniform_soup": uniform_soup, "greedy_soup": greedy_soup}
+SOUPS = {"uniform_soup": uniform_soup, "greedy_soup": greedy_soup, "average_or_soup": average_or_soup}
 LEARNED = "learned"
 ENSEMBLE = "ensemble"
 METHODS = {
@@ -37,13 +37,14 @@ METHODS = {
     "interpolate_ema": "their exponential moving average, which keeps --EMA_value",
     "uniform_soup": "the plain mean of the ticket and its neighbours (Wortsman et al. 2022)",
     "greedy_soup": "the mean of those that do not lower its accuracy, best ones first (Wortsman et al. 2022)",
+    "average_or_soup": "averaging, or the uniform soup if that scores no less on validation images",
     LEARNED: "weights of the ticket and its neighbours by gradient on validation images",
     ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
     CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
 }
 # Flags that depart from the paper, all later ones, and the methods that heed them.
 DEPARTURES = {
-    "select_by": (SEARCH, "greedy_soup"),
+    "select_by": (SEARCH, "greedy_soup", "average_or_soup"),
     **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
     "learned_per": (LEARNED,),
     "denser_num": tuple(name for name in METHODS if name != CONNECTIVITY),

@@ -13,7 +13,7 @@ from utils.evaluation import SELECTIONS, Score
 from utils.folders import check_space
 from utils.plain_data import Shape, misfit
 from utils.pool_tables import save_table
-from utils.pools import Member, Method, Pool, Rival, Step, Tools, even_out, search, ticket_alone
+from utils.pools import Member, Method, Pool, Rival, Step, Tools, offer_mean, search, ticket_alone
 from utils.provenance import refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.records import POOL_FILE, STEP, UNFINISHED_POOL, is_recipe
@@ -196,7 +196,9 @@ class PoolRun:
             finish = self._finish(ticket)
             pool = search(pool, read, self.method, finish, score, after_step, self.evaluator.workers.each)
             if len(pool.steps) < len(plan) and len(pool.shares) > 1:
-                even_out(pool, [(start.level, start.read), *read], finish, score)
+                # Of the tickets that the search took, however little of them.
+                members = {member.level: member.read for member in (start, *candidates) if member.level in pool.shares}
+                offer_mean(pool, start.level, members, finish, score)
                 after_step(pool)
             return pool
 

@@ -6,7 +6,7 @@ pools whatever has a state dict; images and devices are the callables' business.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -160,26 +160,25 @@ def search(
     return pool
 
 
-def even_out(
+def offer_mean(
     pool: Pool,
-    members: Sequence[tuple[int, Callable[[], State]]],
+    start: int,
+    members: Mapping[int, Callable[[], State]],
     finish: Callable[[State, int], State],
     score: Callable[[State], float],
 ) -> None:
-    """Let the plain mean of the pool's members, finished, become the pool if its score does not fall.
+    """Let the plain mean of `members`, finished, become the pool of the level `start` if its score does not fall.
 
-    `members` are (level, function that reads its state), the start first; those that are not in the pool are left out.
-    The mean is of the tickets that the search took, however little of them. The step that notes it has the start as its
-    candidate and the coefficient 0: nothing is kept of the pool as it was.
+    `members` are functions that read states, by level. The step that notes it has the start as its candidate and the
+    coefficient 0: nothing is kept of the pool as it was.
     """
-    taken = [read for level, read in members if level in pool.shares]
-    trial = finish(mean(read() for read in taken), len(pool.steps) + 1)
+    trial = finish(mean(read() for read in members.values()), len(pool.steps) + 1)
     trial_score = score(trial)
     accepted = trial_score >= pool.score
     if accepted:
         pool.state, pool.score = trial, trial_score
-        pool.shares = dict.fromkeys(pool.shares, 1 / len(pool.shares))
-    pool.steps.append(Step(members[0][0], [0.0], [trial_score], 0.0, accepted))
+        pool.shares = dict.fromkeys(members, 1 / len(members))
+    pool.steps.append(Step(start, [0.0], [trial_score], 0.0, accepted))
 
 
 class _Trials:

@@ -1,13 +1,13 @@
 """Model soups (Wortsman et al. 2022): plain means of the weights of a ticket and its neighbours.
 
-Both are pruned to the ticket's density and recalibrated like any pool, but always from the mean of the whole tickets:
+They are pruned to the ticket's density and recalibrated like any pool, but always from the mean of the whole tickets:
 nothing that an earlier mean lost to pruning is lost to a later one.
 """
 
 from collections.abc import Sequence
 
 from utils.interpolation import interpolate, mean
-from utils.pools import Member, Pool, Step, Tools, ticket_alone
+from utils.pools import Member, Pool, Step, Tools, greedy, offer_mean, search, ticket_alone
 from utils.pruning import State
 
 
@@ -40,6 +40,20 @@ def greedy_soup(members: Sequence[Member], tools: Tools) -> Pool:
             wider = interpolate(soup, member.read(), coefficient)
             if _try(pool, member.level, wider, coefficient, tools):
                 soup, count = wider, count + 1
+    return pool
+
+
+def average_or_soup(members: Sequence[Member], tools: Tools) -> Pool:
+    """Averaging (the greedy search with the coefficient 0.5), or the mean of all `members` if it scores no less.
+
+    The mean is better between equally good tickets, and averaging, which may refuse, where some are worse by points.
+    """
+    ticket, *candidates = members
+    read = [(candidate.level, candidate.read) for candidate in candidates]
+    pool = search(ticket_alone(ticket), read, greedy([0.5]), tools.finish, tools.score, tools.after_step)
+    if candidates:
+        offer_mean(pool, ticket.level, {member.level: member.read for member in members}, tools.finish, tools.score)
+        tools.after_step(pool)
     return pool
 
 
