@@ -1,6 +1,7 @@
 """Soups and ensembles on small cases, against plain formulas; `learned` against its gradient by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -152,6 +153,28 @@ def test_the_better_of_average_and_soup_is_taken(soup_score, weight, shares):
     assert pool.shares == pytest.approx(dict(zip((1, 0, 2), shares, strict=True)))
     assert [step.candidate for step in pool.steps] == [0, 2, 1]
     assert (pool.steps[-1].coefficients, pool.steps[-1].scores) == ([0.0], [soup_score])
+
+
+def test_average_and_soup_are_compared_as_they_are_when_recalibrated_anew():
+    def recalibrate(state):
+        return {**state, "w": state["w"] - 0.5}
+
+    scores = {4.0: 55.0, 6.0: 60.0, 5.5: 52.0, 16 / 3: 0.0, 16 / 3 - 0.5: 53.0}
+    given = tools(lambda weights: next(score for weight, score in scores.items() if abs(weight - weights[0]) < 1e-5))
+    members = [member(1, 50.0, 8.0), member(0, 0.0, 0.0), member(2, 0.0, 8.0)]
+    pool = average_or_soup(members, replace(given, recalibrate=recalibrate))
+    assert [step.scores for step in pool.steps] == [[55.0], [60.0], [53.0]]
+    assert (pool.score, pool.steps[-1].accepted) == (53.0, True)
+
+
+def test_a_ticket_that_averaging_leaves_alone_is_not_recalibrated():
+    def recalibrate(state):
+        assert state["w"].item() != 8.0
+        return state
+
+    given = replace(tools(lambda weights: 49.0), recalibrate=recalibrate)
+    pool = average_or_soup([member(1, 50.0, 8.0), member(0, 0.0, 0.0)], given)
+    assert (pool.state["w"].item(), pool.score, pool.shares) == (8.0, 50.0, {1: 1.0})
 
 
 def test_the_soup_that_averaging_is_held_against_has_the_tickets_that_averaging_refused():

@@ -128,7 +128,8 @@ class PoolRun:
         else:
             pool = self.method(self._members(file), self._tools(ticket))
         if self.final_bn_images is not None and {*pool.shares} != {file.level}:
-            self._recalibrate_finished(pool, file.level)
+            pool.state = self._recalibrate(pool.state, file.level)
+            pool.score = self.select(self.evaluator.validate(pool.state))
         entry = self._entry(ticket, score.accuracy, pool)
         self.entries[file.level] = entry
         if self.writes:
@@ -162,14 +163,14 @@ class PoolRun:
             self.evaluator.loss_gradient,
             lambda pool: self.say(_step_line(pool.steps[-1], ticket.level, self.select_by)),
             self.say,
+            lambda state: self._recalibrate(state, ticket.level),
         )
 
-    def _recalibrate_finished(self, pool: Pool, level: int) -> None:
+    def _recalibrate(self, state: State, level: int) -> State:
         """Few images are enough to choose by, but leave their noise in the statistics that the pool is used with."""
-        pool.state = self.evaluator.recalibrate(
-            pool.state, self.seed, "recalibrate", level, "finished", bn_images=self.final_bn_images
+        return self.evaluator.recalibrate(
+            state, self.seed, "recalibrate", level, "finished", bn_images=self.final_bn_images
         )
-        pool.score = self.select(self.evaluator.validate(pool.state))
 
     def _search(self, file: TicketFile, ticket: Ticket) -> Pool:
         start, *candidates = self._members(file)

@@ -93,7 +93,8 @@ class Member:
 class Tools:
     """What a method that is no search makes its pool with; `finish`, `score` and `after_step` are as for `search`.
 
-    `loss_gradient` gives the validation loss of a network and its gradient by each parameter; `say` takes a line.
+    `loss_gradient` gives the validation loss of a network and its gradient by each parameter; `say` takes a line;
+    `recalibrate` gives a network the batch norm of a finished pool, from other images than `finish` takes.
     """
 
     finish: Callable[[State, int], State]
@@ -101,6 +102,7 @@ class Tools:
     loss_gradient: Callable[[State], tuple[float, State]]
     after_step: Callable[[Pool], None] = lambda pool: None
     say: Callable[[str], None] = lambda line: None
+    recalibrate: Callable[[State], State] = lambda state: state
 
 
 Rival = Callable[[Sequence[Member], Tools], Pool]  # a pool of members, of which the ticket is the first

@@ -47,12 +47,22 @@ def average_or_soup(members: Sequence[Member], tools: Tools) -> Pool:
     """Averaging (the greedy search with the coefficient 0.5), or the mean of all `members` if it scores no less.
 
     The mean is better between equally good tickets, and averaging, which may refuse, where some are worse by points.
+    Averaging ends with the highest of many scores, which the images of its recalibrations helped to: for a fair
+    comparison both are recalibrated on other ones.
     """
     ticket, *candidates = members
     read = [(candidate.level, candidate.read) for candidate in candidates]
     pool = search(ticket_alone(ticket), read, greedy([0.5]), tools.finish, tools.score, tools.after_step)
+    if len(pool.shares) > 1:
+        pool.state = tools.recalibrate(pool.state)
+        pool.score = tools.score(pool.state)
     if candidates:
-        offer_mean(pool, ticket.level, {member.level: member.read for member in members}, tools.finish, tools.score)
+        whole = {member.level: member.read for member in members}
+
+        def finish(state: State, number: int) -> State:
+            return tools.recalibrate(tools.finish(state, number))
+
+        offer_mean(pool, ticket.level, whole, finish, tools.score)
         tools.after_step(pool)
     return pool
 
