@@ -29,7 +29,7 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.methods import method_label
 from utils.pool_runs import PoolRun
-from utils.tickets import RunFiles, plain_state
+from utils.tickets import RunFiles, may_be_missing, plain_state
 
 PAPER_LIST = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 KEPT = [267_696, 214_157, 171_326]  # of a resnet20s, each a fifth less than the one before
@@ -1191,6 +1191,18 @@ def test_a_ticket_that_is_replaced_while_it_is_in_use_is_noticed(fails, small_ti
     monkeypatch.setattr(Evaluator, "validate", validate_and_replace)
     line = fails(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--interpolate_method", method)
     assert f"{small_tickets / '0model_SA_best.pth.tar'} was replaced" in line
+
+
+@pytest.mark.parametrize("method", ["average", "average_or_soup", "learned"])
+def test_tickets_without_counters_and_normalisation_give_the_same_pools(search, small_tickets, method):
+    whole = pools_json(search("whole", *METHODS[method]))["pools"]
+    for level in range(3):
+        path = small_tickets / f"{level}model_SA_best.pth.tar"
+        content = load(path)
+        kept = {name: value for name, value in content["state_dict"].items() if not may_be_missing(name)}
+        assert len(kept) < len(content["state_dict"])
+        torch.save({**content, "state_dict": kept}, path)
+    assert pools_json(search("stripped", *METHODS[method]))["pools"] == whole
 
 
 def test_departures_have_folders_and_names_of_their_own(small_tickets, capfd):

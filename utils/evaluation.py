@@ -19,7 +19,7 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.predictions import FIELDS, Predictions, per_image
 from utils.pruning import State, apply_mask, largest_magnitudes
-from utils.tickets import Ticket, TicketFile, fit_to_network, read_ticket
+from utils.tickets import Ticket, TicketFile, fit_to_network, may_be_missing, read_ticket
 from utils.workers import Workers
 
 
@@ -117,6 +117,8 @@ class Evaluator:
         self.arch, self.net, self.data, self.processes = arch, nets[0], data, processes
         self.batch_size, self.bn_images, self.amp = batch_size, bn_images, amp
         self.device = next(self.net.parameters()).device
+        # As they are before the networks work: what a ticket's file lacks must be the same at every reading.
+        self._defaults = {name: value.clone() for name, value in self.net.state_dict().items() if may_be_missing(name)}
         self.workers = Workers(len(nets))
         self._idle = queue.SimpleQueue()
         for net in nets:
@@ -124,7 +126,7 @@ class Evaluator:
 
     def read_ticket(self, file: TicketFile) -> Ticket:
         """The ticket on the device, checked to be one of this network."""
-        ticket = fit_to_network(read_ticket(file), self.net.state_dict(), self.arch)
+        ticket = fit_to_network(read_ticket(file), {**self.net.state_dict(), **self._defaults}, self.arch)
         return replace(ticket, state=self.to_device(ticket.state), mask=self.to_device(ticket.mask))
 
     def to_device(self, state: Mapping[str, Tensor]) -> State:

@@ -264,15 +264,19 @@ def _checked_mask(masks: dict[str, Tensor], state: State, path: Path | str) -> M
     return {name: mask.bool() for name, mask in masks.items()}
 
 
+def may_be_missing(name: str) -> bool:
+    """Whether a ticket's file may lack the entry of this name: input normalisation, or a counter of batch norm."""
+    return name.startswith("normalize.") or name.endswith("num_batches_tracked")
+
+
 def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
     """The ticket with the names and precision of `network` (state dict of an `arch`); UserError if it is another.
 
-    Input normalisation and batch-norm counters may be missing in the file (then they are the network's own); all
-    else must be there, in the network's shapes.
+    What may be missing in the file is the network's own then; all else must be there, in the network's shapes.
     """
     state = dict(ticket.state)
     for name in network:
-        if name.startswith("normalize.") or name.endswith("num_batches_tracked"):
+        if may_be_missing(name):
             state.setdefault(name, network[name].cpu())
     for name in sorted(set(network) ^ set(state)):
         raise UserError(f"{ticket.path} is no --arch {arch}: it {'has' if name in state else 'lacks'} {name}")
