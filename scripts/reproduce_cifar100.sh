@@ -54,7 +54,7 @@ study() {
   pools() { "$python" -u CIFAR/Lottery_pools.py "${network[@]}" --checkpoint "$tickets" $POOL_FLAGS --interpolate_method "$@"; }
   pools Lottery_pools
   pools Lottery_pools --interpolation_value_list 0.5
-  pools uniform_soup --denser_num 1
+  pools average_or_soup --denser_num 1
   pools interpolate_swa
   pools interpolate_ema --EMA_value 0.95
   pools ensemble
@@ -75,5 +75,5 @@ done | xargs -P "$JOBS" -L 1 bash -c \
 
 for arch in $ARCHS; do
   "$python" CIFAR/evaluate.py --save_dir "$OUT/$arch" \
-    "$OUT/$arch"/seed*/pools/{Lottery_pools{,_0.5},uniform_soup_denser_num_1,interpolate_{swa,ema_0.95},ensemble}
+    "$OUT/$arch"/seed*/pools/{Lottery_pools{,_0.5},average_or_soup_denser_num_1,interpolate_{swa,ema_0.95},ensemble}
 done

@@ -462,7 +462,7 @@ def test_fast_stands_for_its_flags_and_flags_after_it_win():
 
 def test_the_best_recipe_stands_for_its_flags_and_flags_after_it_win():
     parse = Lottery_pools.build_parser().parse_args
-    best = ["--interpolate_method", "uniform_soup", "--denser_num", "1"]
+    best = ["--interpolate_method", "average_or_soup", "--denser_num", "1"]
     assert vars(parse(["--recipe", "best"])) == vars(parse(best))
     assert vars(parse(["--recipe", "best", "--recipe", "paper"])) == vars(parse([]))
     assert parse(["--recipe", "best", "--denser_num", "2"]).denser_num == 2

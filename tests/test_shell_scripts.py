@@ -60,7 +60,7 @@ def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reprodu
         assert "--lr 0.1 --decreasing_lr 35,37" in study[0]
         methods = [re.search(r"--interpolate_method (.*)", call)[1] for call in study[1:]]
         assert methods == [
-            *("Lottery_pools", "Lottery_pools --interpolation_value_list 0.5", "uniform_soup --denser_num 1"),
+            *("Lottery_pools", "Lottery_pools --interpolation_value_list 0.5", "average_or_soup --denser_num 1"),
             *("interpolate_swa", "interpolate_ema --EMA_value 0.95", "ensemble"),
         ]
     assert calls[14].startswith(f"CIFAR/evaluate.py --save_dir {tmp_path}/out/resnet20s ")
