@@ -20,7 +20,9 @@ class ShortcutA(nn.Module):
         self.pad = planes // 4
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
+        # Of x[:, :, ::2, ::2] the gradient would not be channels last, and training on a CPU a tenth slower.
+        every_second = nn.functional.avg_pool2d(x, 1, 2)
+        return nn.functional.pad(every_second, (0, 0, 0, 0, self.pad, self.pad))
 
 
 class ResNetCifar(nn.Module):

@@ -133,6 +133,15 @@ def test_shortcut_a_takes_every_second_pixel_and_pads_channels_on_both_sides():
     assert torch.equal(ShortcutA(4)(image), expected)
 
 
+def test_shortcut_a_passes_its_gradient_on_in_channels_last():
+    images = torch.rand(2, 2, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.rand(2, 4, 3, 3)
+    (gradient,) = torch.autograd.grad((ShortcutA(4)(images) * weights).sum(), images)
+    (expected,) = torch.autograd.grad((images[:, :, ::2, ::2] * weights[:, 1:3]).sum(), images)
+    assert torch.equal(gradient, expected)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_published_ticket_fits_resnet20s():
     ticket = _published_ticket()
     net = models.build("resnet20s", 100, MEAN, STD)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import models
+from utils.allocator import keep_freed_memory
 from utils.distributed import SINGLE, Processes, connect, find_place
 from utils.errors import UserError
 from utils.methods import METHODS, most_at_once
@@ -143,6 +144,7 @@ def join_processes(args: argparse.Namespace) -> Processes:
 
 
 def _set_up(args: argparse.Namespace) -> None:
+    keep_freed_memory()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         # An operation that has no deterministic form is warned of: better than no run at all.

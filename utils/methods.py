@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from utils import tickets
-from utils.allocator import keep_freed_memory
 from utils.coefficients import SEARCHES
 from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE, Processes
@@ -78,7 +77,6 @@ def run_method(
 
     `nets` are as many networks as shall be scored at the same time.
     """
-    keep_freed_memory()
     args = _heeded(args, processes.is_main)
     source = args.checkpoint or tickets.run_folder(
         args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed
