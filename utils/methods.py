@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator, Score, precision_name
 from utils.learned import GROUPS, learned
 from utils.pool_runs import PoolRun
-from utils.pool_tables import results_table
+from utils.pool_tables import draw, results_table
 from utils.pools import PAPER_COEFFICIENTS, Method, Rival, ema, greedy, swa
 from utils.provenance import OLDER, describe_run
 from utils.soups import average_or_soup, greedy_soup, uniform_soup
@@ -97,11 +97,14 @@ def run_method(
     )
     if args.interpolate_method == CONNECTIVITY:
         table = barrier_table(ConnectivityRun(study, args.pairs).run(args.interpolation_value_list, levels))
-    elif args.interpolate_method == ENSEMBLE:
-        table = results_table(EnsembleRun(study).run(levels))
     else:
-        pools = PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images)
-        table = results_table(pools.run(levels))
+        if args.interpolate_method == ENSEMBLE:
+            entries = EnsembleRun(study).run(levels)
+        else:
+            entries = PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images).run(levels)
+        table = results_table(entries)
+        if processes.is_main:
+            draw(entries, folder)
     if processes.is_main:
         print(table, flush=True)
 

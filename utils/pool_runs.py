@@ -258,7 +258,7 @@ class PoolRun:
         return pool
 
     def _save_table(self) -> None:
-        """Write `pools.json`, `pools.csv` and the picture with the starts that are done."""
+        """Write `pools.json` and `pools.csv` with the starts that are done."""
         if not self.processes.is_main:
             return
         entries = [self.entries[level] for level in sorted(self.entries)]

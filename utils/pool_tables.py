@@ -11,7 +11,7 @@ NOT_IN_CSV = ("members", "steps", "checkpoint", "tickets")
 
 
 def save_table(entries: Sequence[Entry], description: dict[str, Any], digests: Mapping[int, str], folder: Path) -> None:
-    """Write `pools.json` and, as soon as there is an entry, `pools.csv` and the picture.
+    """Write `pools.json` and, as soon as there is an entry, `pools.csv`.
 
     `entries` are in the order of their levels; `digests` are those of the tickets, by level.
     """
@@ -23,6 +23,10 @@ def save_table(entries: Sequence[Entry], description: dict[str, Any], digests: M
     columns = [name for name in entries[0] if name not in NOT_IN_CSV]
     rows = [[entry[name] for name in columns] + [_members(entry)] for entry in entries]
     report.write_csv([*columns, "members"], rows, folder / tickets.POOLS_CSV)
+
+
+def draw(entries: Sequence[Entry], folder: Path) -> None:
+    """Draw the test accuracy of tickets and pools (or ensembles) against density, `accuracy.png`."""
     series = {
         label: [(entry["density"], entry[f"{name}_test_accuracy"]) for entry in entries]
         for label, name in (("ticket", "ticket"), (_what(entries), "pool"))
