@@ -13,33 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT
+from test_places import SLURM, add_scontrol
 
 from utils import distributed
-from utils.distributed import Place, Processes, connect, find_place, shard, wait_for_port
+from utils.distributed import Processes, connect, shard, wait_for_port
 from utils.errors import UserError
+from utils.places import Place
 
-TORCHRUN = {
-    "RANK": "3",
-    "WORLD_SIZE": "4",
-    "LOCAL_RANK": "1",
-    "LOCAL_WORLD_SIZE": "2",
-    "MASTER_ADDR": "host0",
-    "MASTER_PORT": "8020",
-}
-SLURM = {
-    "SLURM_JOB_ID": "1000",
-    "SLURM_JOB_NODELIST": "node[07-08]",
-    "SLURM_STEP_ID": "0",
-    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
-    "SLURM_NTASKS": "4",
-    "SLURM_NODEID": "1",
-    "SLURM_PROCID": "3",
-    "SLURM_LOCALID": "1",
-}
-SCONTROL = """#!/bin/sh
-[ "$1 $2" = "show hostnames" ] || exit 1
-case "$3" in "node[07-08]") echo node07; echo node08 ;; localhost) echo localhost ;; *) exit 1 ;; esac
-"""
 # Every operation, and what the result must be; rank 1 is slow in the end, and then, if the test wants it, silent.
 OPERATIONS = """
 import sys, time
@@ -144,60 +124,6 @@ def test_a_process_alone_joins_nothing_and_gets_back_what_it_gives(clean_env):
         processes.barrier()
 
 
-def test_place_by_torchrun():
-    assert find_place(TORCHRUN) == Place(3, 4, 1, 2, "host0", 8020)
-    assert find_place({**TORCHRUN, **SLURM}) == Place(3, 4, 1, 2, "host0", 8020)
-    assert find_place({"RANK": "0", "WORLD_SIZE": "1"}) == Place()
-    one_a_node = {name: value for name, value in TORCHRUN.items() if not name.startswith("LOCAL")}
-    assert find_place(one_a_node) == Place(3, 4, 0, 1, "host0", 8020)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"RANK": "4"}, "Place"),
-        ({"LOCAL_RANK": "2"}, "Place"),
-        ({"WORLD_SIZE": "four"}, "WORLD_SIZE"),
-        ({"MASTER_ADDR": ""}, "MASTER_ADDR"),
-        ({"MASTER_PORT": ""}, "MASTER_PORT"),
-    ],
-)
-def test_a_contradictory_environment_is_refused(change, named):
-    with pytest.raises(UserError, match=named):
-        find_place({**TORCHRUN, **change})
-
-
-def test_place_by_slurm(monkeypatch, tmp_path):
-    (tmp_path / "scontrol").write_text(SCONTROL)
-    (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    place = find_place(SLURM)
-    assert (place.rank, place.world, place.local_rank, place.local_world) == (3, 4, 1, 2)
-    assert place.address == "node07" and 15000 <= place.port < 30000
-    other_step = find_place({**SLURM, "SLURM_STEP_ID": "1"})
-    assert other_step.port != place.port
-    given = find_place({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "8020"})
-    assert (given.address, given.port) == ("10.0.0.1", 8020)
-    uneven = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_LOCALID": "0"}
-    assert find_place(uneven).local_world == 1
-    with pytest.raises(UserError, match="MASTER_ADDR"):
-        find_place({**SLURM, "SLURM_JOB_NODELIST": "elsewhere"})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"SLURM_STEP_ID": ""},  # a batch script, or a shell
-        {"SLURM_STEP_ID": str(0xFFFFFFFB)},  # a batch script, by Slurm's own number
-        {"SLURM_STEP_ID": str(0xFFFFFFFA)},  # salloc's interactive step
-        {"SLURM_NTASKS": "1"},
-        {"SLURM_STEP_NUM_TASKS": "1"},
-    ],
-)
-def test_slurm_without_srun_is_one_process(change):
-    assert find_place({**SLURM, **change}) == Place()
-
-
 def test_devices(monkeypatch):
     two = Place(1, 2, 1, 2)
     assert distributed._own_device("cpu", two) == torch.device("cpu")
@@ -236,8 +162,7 @@ def test_nobody_there_is_one_line():
 
 
 def test_operations_over_slurm_and_a_process_that_is_slow_then_gone(start, operations, tmp_path):
-    (tmp_path / "scontrol").write_text(SCONTROL)
-    (tmp_path / "scontrol").chmod(0o755)
+    add_scontrol(tmp_path)
     env = {name: SLURM[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")}
     env |= {"SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_STEP_NODELIST": "localhost"}
     env |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "MASTER_PORT": free_port()}

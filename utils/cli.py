@@ -12,10 +12,11 @@ from torch import nn
 
 import models
 from utils.allocator import keep_freed_memory
-from utils.distributed import SINGLE, Processes, connect, find_place
+from utils.distributed import SINGLE, Processes, connect
 from utils.errors import UserError
 from utils.methods import METHODS, most_at_once
 from utils.parser import Page, Parser, count, positive
+from utils.places import find_place
 from utils.randomness import derive_seed
 
 

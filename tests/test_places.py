@@ -1,0 +1,91 @@
+"""Which process this is, by the variables of torchrun and of Slurm."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.places import Place, find_place
+
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "host0",
+    "MASTER_PORT": "8020",
+}
+SLURM = {
+    "SLURM_JOB_ID": "1000",
+    "SLURM_JOB_NODELIST": "node[07-08]",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+    "SLURM_NTASKS": "4",
+    "SLURM_NODEID": "1",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+}
+SCONTROL = """#!/bin/sh
+[ "$1 $2" = "show hostnames" ] || exit 1
+case "$3" in "node[07-08]") echo node07; echo node08 ;; localhost) echo localhost ;; *) exit 1 ;; esac
+"""
+
+
+def add_scontrol(folder: Path) -> None:
+    """Put a stand-in for Slurm's program that spells lists of hosts out into `folder`."""
+    (folder / "scontrol").write_text(SCONTROL)
+    (folder / "scontrol").chmod(0o755)
+
+
+def test_place_by_torchrun():
+    assert find_place(TORCHRUN) == Place(3, 4, 1, 2, "host0", 8020)
+    assert find_place({**TORCHRUN, **SLURM}) == Place(3, 4, 1, 2, "host0", 8020)
+    assert find_place({"RANK": "0", "WORLD_SIZE": "1"}) == Place()
+    one_a_node = {name: value for name, value in TORCHRUN.items() if not name.startswith("LOCAL")}
+    assert find_place(one_a_node) == Place(3, 4, 0, 1, "host0", 8020)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"RANK": "4"}, "Place"),
+        ({"LOCAL_RANK": "2"}, "Place"),
+        ({"WORLD_SIZE": "four"}, "WORLD_SIZE"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT"),
+    ],
+)
+def test_a_contradictory_environment_is_refused(change, named):
+    with pytest.raises(UserError, match=named):
+        find_place({**TORCHRUN, **change})
+
+
+def test_place_by_slurm(monkeypatch, tmp_path):
+    add_scontrol(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    place = find_place(SLURM)
+    assert (place.rank, place.world, place.local_rank, place.local_world) == (3, 4, 1, 2)
+    assert place.address == "node07" and 15000 <= place.port < 30000
+    other_step = find_place({**SLURM, "SLURM_STEP_ID": "1"})
+    assert other_step.port != place.port
+    given = find_place({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "8020"})
+    assert (given.address, given.port) == ("10.0.0.1", 8020)
+    uneven = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_LOCALID": "0"}
+    assert find_place(uneven).local_world == 1
+    with pytest.raises(UserError, match="MASTER_ADDR"):
+        find_place({**SLURM, "SLURM_JOB_NODELIST": "elsewhere"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"SLURM_STEP_ID": ""},  # a batch script, or a shell
+        {"SLURM_STEP_ID": str(0xFFFFFFFB)},  # a batch script, by Slurm's own number
+        {"SLURM_STEP_ID": str(0xFFFFFFFA)},  # salloc's interactive step
+        {"SLURM_NTASKS": "1"},
+        {"SLURM_STEP_NUM_TASKS": "1"},
+    ],
+)
+def test_slurm_without_srun_is_one_process(change):
+    assert find_place({**SLURM, **change}) == Place()
