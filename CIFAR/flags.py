@@ -4,7 +4,8 @@ import argparse
 
 import torch
 
-from CIFAR.dataset import DATASETS, ImageData, load_data
+from CIFAR.dataset import ImageData, load_data
+from CIFAR.sources import DATASETS
 from utils.cli import add_list_flag
 from utils.parser import Parser, count, positive
 
