@@ -17,7 +17,7 @@ from CIFAR.dataset import ImageData, load_data
 from utils.batchnorm import recalibrate
 from utils.evaluation import evaluate as score
 from utils.methods import METHODS
-from utils.pruning import dense_mask
+from utils.pruning import dense_mask, largest_magnitudes
 from utils.tickets import CONNECTIVITY_JSON, EVALUATION_CSV, find_tickets, read_ticket
 from utils.training import make_optimizer, train_epoch
 
@@ -64,6 +64,15 @@ def test_it_sees_the_same_batches():
     for mine, theirs in zip(cpu.train_batches(128, 1), cuda.train_batches(128, 1), strict=True):
         torch.testing.assert_close(mine[0], theirs[0].cpu(), rtol=1e-6, atol=0)  # CUDA divides by multiplying
         assert torch.equal(mine[1], theirs[1].cpu())
+
+
+@pytest.mark.parametrize("keep", [1, 137, 4_999, 5_000])
+def test_it_keeps_the_same_weights_among_many_ties(keep):
+    draws = torch.Generator().manual_seed(keep)
+    state = {"a": torch.randint(-9, 10, (40, 100), generator=draws).float(), "b": torch.randn(1_000, generator=draws)}
+    mask = largest_magnitudes({name: value.cuda() for name, value in state.items()}, state, keep)
+    for name, expected in largest_magnitudes(state, state, keep).items():
+        assert torch.equal(mask[name].cpu(), expected)
 
 
 def test_an_epoch_ends_in_the_weights_of_a_cpu_but_for_rounding(tmp_path):

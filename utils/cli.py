@@ -3,7 +3,6 @@
 import argparse
 import functools
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -150,7 +149,6 @@ def _set_up(args: argparse.Namespace) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         # An operation that has no deterministic form is warned of: better than no run at all.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        warnings.filterwarnings("ignore", "kthvalue CUDA")  # of its results we use the value, which is always the same
 
 
 def _wanted_device(args: argparse.Namespace) -> str:
