@@ -111,6 +111,13 @@ def test_every_method_is_drawn_and_named_however_many(tmp_path, figures, methods
     assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == [*names, "dense network"]
 
 
+def test_no_two_of_fourteen_lines_look_alike(tmp_path, figures):
+    report.plot_accuracy({f"method {number}": geometric(3, number) for number in range(14)}, tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    looks = {(line.get_color(), line.get_linestyle(), line.get_markerfacecolor()) for line in axes.lines}
+    assert len(looks) == 14
+
+
 def test_tick_labels_of_a_long_run_do_not_overlap(tmp_path, figures):
     report.plot_accuracy({"ticket": geometric(19)}, tmp_path / "a.png")
     (axes,) = figures[0].axes
