@@ -98,10 +98,12 @@ def run_method(
     if args.interpolate_method == CONNECTIVITY:
         table = barrier_table(ConnectivityRun(study, args.pairs).run(args.interpolation_value_list, levels))
     else:
-        if args.interpolate_method == ENSEMBLE:
-            entries = EnsembleRun(study).run(levels)
-        else:
-            entries = PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images).run(levels)
+        run = (
+            EnsembleRun(study)
+            if args.interpolate_method == ENSEMBLE
+            else PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images)
+        )
+        entries = run.run(levels)
         table = results_table(entries)
         if processes.is_main:
             draw(entries, folder)
