@@ -28,7 +28,7 @@ Part = tuple[Tensor, Tensor]  # images N x H x W x 3 uint8 and labels N int64, o
 Source = tuple[Part, Part, list[str]]  # for training, for testing, and the classes' names in label order
 
 
-def read_source(dataset: str, data: str | Path | None, data_url: str | None = None) -> Source:
+def read_source(dataset: str, data: str | Path | None, data_url: str | None) -> Source:
     """Read `dataset`, one of DATASETS, from the folder (CIFAR) or file (npz) `data`; digits need none.
 
     `data_url` is the address to fetch a CIFAR archive from instead of the usual one. UserError for data that cannot be

@@ -187,6 +187,7 @@ def test_every_corruption_has_a_bar_for_each_method(tmp_path, figures, corruptio
     assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [
         [50.0 + number] * corruptions for number in range(methods)
     ]
+    assert len({(bars[0].get_facecolor(), bars[0].get_hatch()) for bars in axes.containers}) == methods
     places = sorted(bar.get_y() for bar in axes.patches)
     assert all(after - before > 0.99 * axes.patches[0].get_height() for before, after in pairwise(places))
     assert figures[0].get_figheight() <= 8.5, "it fits a page"

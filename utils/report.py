@@ -153,7 +153,7 @@ def plot_corruptions(series: Mapping[str, Mapping[str, float]], path: Path) -> N
     thickness = 0.85 / methods
     for number, (style, (label, accuracies)) in enumerate(zip(cycle(STYLES), series.items(), strict=False)):
         places = [place + (number - (methods - 1) / 2) * thickness for place in range(len(names))]
-        hatch = "//" if "ls" in style else None
+        hatch = "//" if "ls" in style else None  # where lines would be broken
         lengths = [accuracies[name] for name in names]
         axes.barh(places, lengths, thickness, label=label, color=style["color"], hatch=hatch, edgecolor="white", lw=0.4)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
