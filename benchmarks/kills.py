@@ -40,6 +40,7 @@ from utils.checkpoint import TEMPORARY
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = ["--dataset", "digits", "--data_limit", "200", "--batch_size", "64", "--arch", "cifar_resnet_8_4"]
+NETWORK += ["--save_interval", "0"]  # as many saves as there can be
 # Relative to the folder that a command works in, so that files of two folders can be equal.
 COMMANDS = {
     "IMP": ["main_imp.py", "--epochs", "5", "--rewind_epoch", "1", "--pruning_times", "4", "--save_dir", "tickets"],

@@ -32,15 +32,16 @@ torch.set_num_threads(1)
 # Flags of runs that take a second or two. Later flags win over these.
 DIGITS = ["--dataset", "digits", "--data_limit", "200", "--batch_size", "64", "--device", "cpu"]
 SMALL = [*DIGITS, "--arch", "cifar_resnet_8_4"]
-IMP = ["--epochs", "2", "--rewind_epoch", "1", "--pruning_times", "3"]
+SAVES = ["--save_interval", "0"]  # as many as there can be
+IMP = ["--epochs", "2", "--rewind_epoch", "1", "--pruning_times", "3", *SAVES]
 # The same for ImageNet's scripts, on photographs.
 CLASSES = ("ant", "bee", "cat")
 IMAGES = {"train": 20, "val": 7, "test": 7}
 IMAGENET = ["--arch", "imagenet_resnet_18_4", "--image_size", "32", "--batch_size", "16", "-j0"]
-IMAGENET_SEARCH = [*IMAGENET, "--interpolation_value_list", "0.3", "0.7", "--bn_images", "40"]
+IMAGENET_SEARCH = [*IMAGENET, "--interpolation_value_list", "0.3", "0.7", "--bn_images", "40", *SAVES]
 IMAGENET_IMP = [
     *(*IMAGENET, "--epochs", "3", "--decreasing_lr", "2", "--warmup", "1", "--rewind_epoch", "1", "--lr", "0.05"),
-    *("--pruning_times", "2"),
+    *("--pruning_times", "2", *SAVES),
 ]
 
 

@@ -157,16 +157,14 @@ def pool_run(folder: Path) -> tuple[PoolRun, Evaluator]:
     files = tickets.find_tickets(folder / "cifar")
     description = {"settings": {"seed": 41, "interpolate_method": "Lottery_pools"}, "versions": {}}
     description["settings"] |= {"interpolation_value_list": [0.5], "EMA_value": 0.95}
-    digests = {file.level: evaluator.read_ticket(file).digest() for file in files}
-    return PoolRun(Study(files, evaluator, 1, 41, folder / "pools", description, digests), greedy([0.5])), evaluator
+    return PoolRun(Study(files, evaluator, 1, 41, folder / "pools", description), greedy([0.5])), evaluator
 
 
 def connectivity_run(folder: Path, evaluator: Evaluator) -> ConnectivityRun:
     """A walk between the tickets in `folder`."""
     files, settings = tickets.find_tickets(folder / "cifar"), {"seed": 41}
-    digests = {file.level: evaluator.read_ticket(file).digest() for file in files}
     description = {"settings": settings, "versions": {}}
-    return ConnectivityRun(Study(files, evaluator, 1, 41, folder / "lines", description, digests))
+    return ConnectivityRun(Study(files, evaluator, 1, 41, folder / "lines", description))
 
 
 def subjects(folder: Path) -> list[Subject]:

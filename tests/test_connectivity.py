@@ -94,7 +94,7 @@ class FakeEvaluator:
         self.scored, self.processes = [], SINGLE
 
     def read_ticket(self, file: TicketFile) -> Ticket:
-        return Ticket(file.level, file.path, {"w": torch.tensor(file.level + 1.0)}, {})
+        return Ticket(file.level, file.path, {"w": torch.tensor(file.level + 1.0)}, {"w": torch.tensor(True)})
 
     def recalibrate(self, state, *purpose):
         self.scored.append((purpose, state["w"].item()))
@@ -119,8 +119,7 @@ def connect(tmp_path, monkeypatch):
         evaluator = FakeEvaluator()
         files = [TicketFile(level, Path(f"{level}.pth")) for level in levels]
         description = {"settings": {}, "versions": {}}
-        digests = {file.level: evaluator.read_ticket(file).digest() for file in files}
-        run = ConnectivityRun(Study(files, evaluator, 1, 41, tmp_path, description, digests), pairs)
+        run = ConnectivityRun(Study(files, evaluator, 1, 41, tmp_path, description), pairs)
         drawn.clear()
         entries = run.run([0.5], levels if chosen is None else chosen)
         evaluator.drawn = dict(drawn)

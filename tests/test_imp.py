@@ -22,6 +22,7 @@ from utils.training import Schedule, make_optimizer
 
 CONVOLUTIONS = ("0", "3")
 BATCH = 8
+SELDOM = {"save_interval": math.inf}  # seconds: at the end of a level alone
 
 
 def make_net() -> nn.Sequential:
@@ -469,13 +470,13 @@ def run_until(cut: int | None, folder: Path, monkeypatch, only_log: bool = False
     return next(events)
 
 
-@pytest.mark.parametrize("changes", [{}, {"prune_type": "pt"}], ids=["rewind_lt", "pt"])
+@pytest.mark.parametrize("changes", [{}, {"prune_type": "pt"}, SELDOM], ids=["rewind_lt", "pt", "seldom"])
 def test_a_run_that_died_anywhere_ends_in_the_same_files(changes, tmp_path, monkeypatch):
     """In the middle of an epoch, between ticket and checkpoint, between two levels: at every event of the run."""
     changes = {**changes, "epochs": 2, "schedule": Schedule(0.1, (1,)), "batch_size": 12}
     events = run_until(None, tmp_path / "whole", monkeypatch, **changes)
     whole = contents(tmp_path / "whole")
-    assert events > 30
+    assert events > 25
     for cut in range(events):
         folder = tmp_path / str(cut)
         assert run_until(cut, folder, monkeypatch, **changes) == cut + 1
@@ -483,7 +484,9 @@ def test_a_run_that_died_anywhere_ends_in_the_same_files(changes, tmp_path, monk
         assert_equal(contents(folder), whole, f"cut {cut}:")
 
 
-@pytest.mark.parametrize("changes", [{"rewind_epoch": 0}, {"prune_type": "lt"}, {"random_prune": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"rewind_epoch": 0}, {"prune_type": "lt"}, {"random_prune": True}, SELDOM], ids=str
+)
 def test_a_run_that_died_after_any_epoch_ends_in_the_same_files(changes, tmp_path, monkeypatch):
     events = run_until(None, tmp_path / "whole", monkeypatch, only_log=True, **changes)
     whole = contents(tmp_path / "whole")
@@ -501,6 +504,24 @@ def test_a_run_that_dies_again_and_again_ends_in_the_same_files(tmp_path, monkey
     lives = [run_until(3, tmp_path / "dying", monkeypatch, only_log=True) for _ in range(10)]
     assert lives[:3] == [4, 4, 4]
     assert_equal(contents(tmp_path / "dying"), contents(tmp_path / "whole"))
+
+
+def test_saving_less_often_ends_in_the_same_files(tmp_path, monkeypatch):
+    """By a clock on which each line of the log takes ten seconds."""
+    save, saved, lines = RunFiles.save_checkpoint, [], []
+
+    def note_and_save(files, last, *is_finished):
+        saved.append((last.level, last.epoch))
+        save(files, last, *is_finished)
+
+    monkeypatch.setattr(RunFiles, "save_checkpoint", note_and_save)
+    monkeypatch.setattr("utils.imp.time.monotonic", lambda: 10 * len(lines))
+    for interval in (0, 25, math.inf):
+        run_imp(tmp_path / f"{interval}", say=lines.append, epochs=6, pruning_times=2, save_interval=interval)
+        assert_equal(contents(tmp_path / f"{interval}"), contents(tmp_path / "0"))
+    every = [*((0, epoch) for epoch in range(1, 7)), *((1, epoch) for epoch in range(2, 7))]
+    # A line says what each level is, and another that the epoch is over.
+    assert saved == [*every, (0, 3), (0, 6), (1, 3), (1, 6), (0, 6), (1, 6)]
 
 
 def test_a_finished_run_changes_nothing_when_it_is_given_again(tmp_path):
@@ -566,6 +587,13 @@ class BrokenData(Data):
 def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(level, epoch, good, tmp_path):
     with pytest.raises(UserError, match=rf"nan in epoch {epoch + 1} of level {level}: .*; .*{good}"):
         run_imp(tmp_path, BrokenData(level, epoch))
+
+
+def test_the_last_good_ticket_is_there_though_it_was_not_yet_time_to_save_it(tmp_path):
+    for name, changes in (("often", {}), ("seldom", SELDOM)):
+        with pytest.raises(UserError, match=rf"last good ticket is .*/{name}/1model_SA"):
+            run_imp(tmp_path / name, BrokenData(1, 2), **changes)
+    assert_equal(ticket(tmp_path / "seldom", 1), ticket(tmp_path / "often", 1))
 
 
 def test_nothing_of_an_epoch_without_a_finite_loss_is_kept(tmp_path):

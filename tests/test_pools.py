@@ -328,8 +328,7 @@ def finish_run(
 ):
     """The entry in `pools.json` and the pool's file of one start, with `score` (of a list of weights) as validation."""
     evaluator = FakeEvaluator(tickets, score, loss or (lambda weights: 0.0))
-    description, digests = {"settings": {}, "versions": {}}, {ticket.level: ticket.digest() for ticket in tickets}
-    study = Study(evaluator.files, evaluator, search_num, 41, folder, description, digests)
+    study = Study(evaluator.files, evaluator, search_num, 41, folder, {"settings": {}, "versions": {}})
     (entry,) = PoolRun(study, method, **choices).run([ticket.level])
     return entry, checkpoint.load(folder / entry["checkpoint"]), evaluator
 
@@ -527,6 +526,30 @@ def test_an_interrupted_search_with_all_departures_goes_on_to_the_same_pool(tmp_
         monkeypatch.setattr(PoolRun, "_save_unfinished", save)
         again, _, _ = finish_run(tickets[1], folder, tickets, lambda weights: 1, method, **choices)
         assert again == whole
+
+
+@pytest.mark.parametrize("interval, saved", [(0, [1, 2, 3]), (25, [3]), (1000, [])])
+def test_an_unfinished_pool_is_saved_when_it_is_time(interval, saved, tmp_path, monkeypatch):
+    """By a clock on which each candidate takes ten seconds."""
+    tickets, steps, found = [make_ticket(level, [1.0, 4.0], [1, 1]) for level in range(4)], [], []
+    monkeypatch.setattr("utils.pool_runs.time.monotonic", lambda: 10 * len(steps))
+    monkeypatch.setattr("utils.pool_runs._step_line", lambda *step: steps.append(step))
+    monkeypatch.setattr(PoolRun, "_save_unfinished", lambda run, file, pool: found.append(len(pool.steps)))
+    finish_run(tickets[0], tmp_path, tickets, lambda weights: 1, greedy([0.5]), save_interval=interval)
+    assert found == saved
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_tickets_are_read_once_as_far_as_there_is_memory_for_them(kept, tmp_path, monkeypatch):
+    tickets = [make_ticket(level, [1.0, 4.0], [1, 1]) for level in range(3)]
+    evaluator, read = FakeEvaluator(tickets, None, None), []
+    monkeypatch.setattr("utils.studies.KEPT_BYTES", kept * tickets[0].nbytes)
+    monkeypatch.setattr(evaluator, "read_ticket", lambda file: (read.append(file.level), tickets[file.level])[1])
+    study = Study(evaluator.files, evaluator, 19, 41, tmp_path, {"settings": {}, "versions": {}})
+    for file in (*study.files, *study.files):
+        assert study.read_ticket(file) is tickets[file.level]
+    rest = [level for level in range(3) if level >= kept]
+    assert read == [0, 1, 2, *rest, *rest]
 
 
 def test_by_loss_the_lower_one_wins_whatever_the_accuracy(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import IMP, ROOT, SMALL
-from test_imp import Data, assert_equal, contents, last, make_net, make_settings, quick  # noqa: F401
+from test_imp import SELDOM, Data, assert_equal, contents, last, make_net, make_settings, quick  # noqa: F401
 
 from CIFAR import Lottery_pools
 from utils import preemption
@@ -48,7 +48,7 @@ class CountedData(Data):
             yield batch
 
 
-@pytest.mark.parametrize("changes", [{}, {"prune_type": "pt"}, {"prune_type": "lt", "eval_freq": 2}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"prune_type": "pt"}, {"prune_type": "lt", "eval_freq": 2}, SELDOM], ids=str)
 def test_a_run_stopped_anywhere_goes_on_in_the_same_batch_to_the_same_files(changes, tmp_path, capsys):
     """In every batch of training, validation and test."""
     data = CountedData()

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import DIGITS, IMP, ROOT, SMALL, snapshot, stand_ins
+from conftest import DIGITS, IMP, ROOT, SAVES, SMALL, snapshot, stand_ins
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -796,7 +796,7 @@ def search(small_tickets, tmp_path):
 
     def run(folder: str, *flags: str) -> Path:
         files = ["--checkpoint", str(small_tickets), "--save_dir", str(tmp_path / folder)]
-        Lottery_pools.main([*SMALL, *LIST, *files, "--jobs", "2", *flags])
+        Lottery_pools.main([*SMALL, *LIST, *SAVES, *files, "--jobs", "2", *flags])
         return tmp_path / folder
 
     return run
@@ -1189,6 +1189,7 @@ def test_a_ticket_that_is_replaced_while_it_is_in_use_is_noticed(fails, small_ti
 
     score = Evaluator.validate
     monkeypatch.setattr(Evaluator, "validate", validate_and_replace)
+    monkeypatch.setattr("utils.studies.KEPT_BYTES", 0)
     line = fails(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--interpolate_method", method)
     assert f"{small_tickets / '0model_SA_best.pth.tar'} was replaced" in line
 

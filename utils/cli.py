@@ -14,7 +14,7 @@ from utils.allocator import keep_freed_memory
 from utils.distributed import SINGLE, Processes, connect
 from utils.errors import UserError
 from utils.methods import METHODS, most_at_once
-from utils.parser import Page, Parser, count, positive
+from utils.parser import Page, Parser, count, nonnegative, positive
 from utils.places import find_place
 from utils.randomness import derive_seed
 
@@ -45,6 +45,13 @@ def add_run_flags(parser: Parser) -> None:
     )
     group.add_argument(
         "--batch_size", type=positive, default=128, metavar="N", help="images a batch in training and recalibration"
+    )
+    group.add_argument(
+        "--save_interval",
+        type=nonnegative,
+        default=30.0,
+        metavar="S",
+        help="seconds between saves of unfinished work, which a kill may cost; 0: every epoch and candidate is saved",
     )
 
 

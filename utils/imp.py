@@ -1,14 +1,15 @@
 """Iterative magnitude pruning (Frankle and Carbin 2019) with rewinding (Frankle et al. 2020).
 
 Each level trains the network that its mask leaves, keeps the best epoch on validation images as its ticket, prunes the
-last epoch's weights further and goes back to earlier weights. All randomness is derived from (seed, level, epoch) and
-every epoch ends in a checkpoint, so a run that was stopped goes on to the same weights.
+last epoch's weights further and goes back to earlier weights. All randomness is derived from (seed, level, epoch), so a
+run that was stopped goes on from its last checkpoint to the same weights.
 """
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import torch
@@ -61,6 +62,7 @@ class ImpSettings:
     amp: bool = False
     eval_freq: int = 1
     replicas: int = 1
+    save_interval: float = 0.0  # seconds: the one of them that decides nothing
     replica: int | None = None  # which of several this training is; None: the run itself
 
     def first_epoch(self, level: int) -> int:
@@ -104,6 +106,8 @@ class ImpRun:
         self.device = next(net.parameters()).device
         self.forward = forward or self.processes.wrap(net)
         self.optimizer = self._new_optimizer()
+        self._unsaved_ticket: Snapshot | None = None
+        self._saved_at = time.monotonic()
 
     def run(self) -> None:
         """Find the tickets of all levels that are still missing."""
@@ -173,7 +177,7 @@ class ImpRun:
         self._write(report.plot_curves, progress.curves, curve, self.settings.first_epoch(progress.level))
 
     def _train_epoch(self, progress: Snapshot) -> None:
-        """Train, score and save one epoch. The ticket is written before the checkpoint that says that it is there."""
+        """Train and score one epoch, and save it if the last save is long enough ago or the level is done."""
         settings, level = self.settings, progress.level
         scores = {"train_ta": self._train_pass(progress)}
         if settings.is_scored(level, progress.epoch + 1):
@@ -190,13 +194,27 @@ class ImpRun:
         is_best = "val_ta" in scores and scores["val_ta"].accuracy > progress.best
         if is_best:
             progress.best = scores["val_ta"].accuracy
-            self._write(self.files.save_ticket, progress)
-        self._write(self.files.save_checkpoint, progress, progress.epoch == settings.epochs)
+            curves = {name: [*curve] for name, curve in progress.curves.items()}
+            self._unsaved_ticket = replace(progress, curves=curves)
+        is_finished = progress.epoch == settings.epochs
+        if is_finished or time.monotonic() - self._saved_at >= settings.save_interval:
+            self._save(progress, is_finished)
         accuracies = (f"  {name.removesuffix('_ta')} {score.accuracy:6.2f}%" for name, score in scores.items())
         self.say(
             f"{self._title(level)} epoch {progress.epoch:3d}/{settings.epochs}  loss {scores['train_ta'].loss:.4f}"
             f"{''.join(accuracies)}{'  best' if is_best else ''}"
         )
+
+    def _save(self, progress: Snapshot, is_finished: bool = False) -> None:
+        """Write the ticket, if a better one has been found, and then the checkpoint that says that it is there."""
+        self._save_ticket()
+        self._write(self.files.save_checkpoint, progress, is_finished)
+        self._saved_at = time.monotonic()
+
+    def _save_ticket(self) -> None:
+        if self._unsaved_ticket:
+            self._write(self.files.save_ticket, self._unsaved_ticket)
+            self._unsaved_ticket = None
 
     def _title(self, level: int) -> str:
         """What the log calls a level of this run."""
@@ -231,6 +249,7 @@ class ImpRun:
         for name, title in (("train_ta", "training"), ("val_ta", "validation")):
             loss = scores[name].loss if name in scores else 0.0
             if not math.isfinite(loss):
+                self._save_ticket()
                 good = progress.level if progress.best >= 0 else progress.level - 1
                 ticket = f"the last good ticket is {self.files.ticket(good).path}" if good >= 0 else "no ticket is lost"
                 raise UserError(
@@ -281,7 +300,7 @@ class ImpRun:
         """Save the epoch as far as it has come, unless it has diverged, and end."""
         self._take_stock(progress)
         if math.isfinite(progress.underway["loss_sum"]) and is_state(progress.state):
-            self._write(self.files.save_checkpoint, progress)
+            self._save(progress)
             batches = progress.underway["batches"]
             self.say(f"stopped in epoch {progress.epoch + 1} after {batches} batches, which are saved")
         self.processes.barrier()  # where one process has ended, the launcher soon ends the others
@@ -301,7 +320,7 @@ class ImpRun:
         return make_optimizer(self.net, settings.schedule.base, settings.momentum, settings.weight_decay)
 
     def _state(self) -> State:
-        return {name: value.detach().cpu().clone() for name, value in self.net.state_dict().items()}
+        return {name: value.detach().to("cpu", copy=True) for name, value in self.net.state_dict().items()}
 
     def _write(self, save: Callable[..., None], *content) -> None:
         if self.processes.is_main:

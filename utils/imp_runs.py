@@ -79,6 +79,7 @@ def imp_settings(args: argparse.Namespace) -> ImpSettings:
         amp=args.amp,
         eval_freq=args.eval_freq,
         replicas=args.replicas,
+        save_interval=args.save_interval,
     )
 
 

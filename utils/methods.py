@@ -14,7 +14,7 @@ from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE, Processes
 from utils.ensembles import EnsembleRun
 from utils.errors import UserError
-from utils.evaluation import Evaluator, Score, precision_name
+from utils.evaluation import Evaluator, precision_name
 from utils.learned import GROUPS, learned
 from utils.pool_runs import PoolRun
 from utils.pool_tables import draw, results_table
@@ -22,7 +22,7 @@ from utils.pools import PAPER_COEFFICIENTS, Method, Rival, ema, greedy, swa
 from utils.provenance import OLDER, describe_run
 from utils.soups import average_or_soup, greedy_soup, uniform_soup
 from utils.studies import Study
-from utils.tickets import Ticket, TicketFile
+from utils.tickets import TicketFile
 
 TICKET = "ticket"  # what tables and pictures call one
 SEARCH = "Lottery_pools"
@@ -89,10 +89,8 @@ def run_method(
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
     where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
-    digests = _read_all(files, evaluator, say)
-    check = functools.partial(_check_accuracies, files, evaluator, args.ticket_tolerance, processes.is_main)
     study = Study(
-        *(files, evaluator, args.search_num, args.seed, folder, description, digests, say, check, processes),
+        *(files, evaluator, args.search_num, args.seed, folder, description, say, args.ticket_tolerance, processes),
         denser_num=args.denser_num,
     )
     if args.interpolate_method == CONNECTIVITY:
@@ -101,7 +99,7 @@ def run_method(
         run = (
             EnsembleRun(study)
             if args.interpolate_method == ENSEMBLE
-            else PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images)
+            else PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images, args.save_interval)
         )
         entries = run.run(levels)
         table = results_table(entries)
@@ -175,42 +173,3 @@ def _chosen_levels(wanted: Sequence[int] | None, files: Sequence[TicketFile]) ->
         if level not in there:
             raise UserError(f"--levels {level}: there are tickets of levels {' '.join(map(str, there))}")
     return list(wanted or there)
-
-
-def _read_all(files: Sequence[TicketFile], evaluator: Evaluator, say: Callable[[str], None]) -> dict[int, str]:
-    """Read every ticket once, so that a broken one stops the run at its beginning and not after hours.
-
-    Returns the digest of each level's ticket: a pool is searched again when a ticket that it came from has changed.
-    """
-    digests = {}
-    for file in files:
-        ticket = evaluator.read_ticket(file)
-        digests[file.level] = ticket.digest()
-        say(f"  level {file.level:2d}  {100 * ticket.density:6.2f}% of weights  {file.path}")
-    missing = sorted(set(range(files[-1].level)) - {file.level for file in files})
-    if missing:
-        say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")
-    return digests
-
-
-def _check_accuracies(
-    files: Sequence[TicketFile], evaluator: Evaluator, tolerance: float, speaks: bool
-) -> dict[int, Score]:
-    """Measure the validation accuracy of each ticket whose file tells one, and report where they differ.
-
-    Returns what was measured, by level; a difference of up to `tolerance` points goes unsaid.
-    """
-    scores = {}
-    for ticket in map(evaluator.read_ticket, files):
-        if ticket.recorded is not None:
-            scores[ticket.level] = evaluator.validate(ticket.state)
-            if abs(scores[ticket.level].accuracy - ticket.recorded) > tolerance and speaks:
-                print(_doubt(ticket, scores[ticket.level].accuracy), file=sys.stderr, flush=True)
-    return scores
-
-
-def _doubt(ticket: Ticket, measured: float) -> str:
-    return (
-        f"warning: {ticket.path} records a validation accuracy of {ticket.recorded:.2f}% and has {measured:.2f}% here: "
-        "are these its images (--dataset, --data, --val_images), and is the file as it was? (--ticket_tolerance)"
-    )

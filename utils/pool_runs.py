@@ -1,5 +1,6 @@
 """One method over the tickets of one run: read, pool, save, go on after an interruption, report."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +34,7 @@ class PoolRun:
     Several processes share each start if the evaluator splits the images among them, or else take a start each.
     `select_by` names what a network is judged by (of `utils.evaluation.SELECTIONS`), `order` in which order candidates
     are tried (of ORDERS). A finished pool is recalibrated once more on `final_bn_images` training images (0: all), if
-    that is given.
+    that is given. An unfinished one is saved every `save_interval` seconds, between candidates.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class PoolRun:
         select_by: str = "accuracy",
         order: str = "nearest",
         final_bn_images: int | None = None,
+        save_interval: float = 0.0,
     ):
         self.study, self.evaluator, self.method = study, study.evaluator, method
         self.select_by, self.order, self.final_bn_images = select_by, order, final_bn_images
+        self.save_interval, self._saved_at = save_interval, time.monotonic()
         self.select = SELECTIONS[select_by]
         self.seed, self.folder, self.processes, self.say = study.seed, study.folder, study.processes, study.say
         self.in_step = study.evaluator.processes.world > 1  # all do the same, and the main one decides and writes
@@ -189,8 +192,9 @@ class PoolRun:
                 bar.clear()
                 bar.total -= pool.steps[-1].scores.count(None)
                 self.say(_step_line(pool.steps[-1], ticket.level, self.select_by))
-                if self.writes:
+                if self.writes and time.monotonic() - self._saved_at >= self.save_interval:
                     self._save_unfinished(file, pool)
+                    self._saved_at = time.monotonic()
 
             pool = self._unfinished(file, ticket, plan) or ticket_alone(start)
             read = [(member.level, member.read) for member in candidates]

@@ -25,7 +25,7 @@ from utils.records import is_settings
 FREE_FLAGS = {
     *("data", "data_url", "save_dir", "checkpoint", "resume", "slim", "tensorboard"),
     *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout", "deterministic"),
-    *("print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
+    *("save_interval", "print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
     *("levels", "pairs", "pruning_times", "ticket_tolerance"),
 }
 

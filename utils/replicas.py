@@ -62,7 +62,7 @@ class ReplicasRun(ImpRun):
         scores = {"val_ta": self._score("val", progress), "test_ta": self._score("test", progress)}
         self._refuse_divergence(progress, scores)
         self._end_epoch(progress, self.settings.epochs)
-        self._save(progress, scores, ends)
+        self._save_mean(progress, scores, ends)
         accuracies = (
             f"  {name.removesuffix('_ta')} {score.accuracy:.2f}% ({', '.join(f'{end[name]:.2f}' for end in ends)})"
             for name, score in scores.items()
@@ -116,7 +116,7 @@ class ReplicasRun(ImpRun):
                 f"replicas are in {self.files.replica(0).folder} and beside it"
             )
 
-    def _save(self, progress: Snapshot, scores: dict[str, Score], ends: Sequence[dict[str, float]]) -> None:
+    def _save_mean(self, progress: Snapshot, scores: dict[str, Score], ends: Sequence[dict[str, float]]) -> None:
         """Write the files of the level. Its checkpoint comes last: with it the level is done."""
         settings, level = self.settings, progress.level
         train = sum(end["train_ta"] for end in ends) / len(ends)

@@ -1,8 +1,9 @@
 """What every method of `Lottery_pools.py` works on: the tickets of a run, what scores them, and where results go."""
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from utils.pools import neighbours
 from utils.provenance import claimed_folder
 from utils.tickets import Ticket, TicketFile
 
+# A search reads each ticket as a candidate of each other one. From a file that takes as long as a GPU takes to try it,
+# so that all are kept which fit into these bytes, and memory is bounded whatever the number of tickets.
+KEPT_BYTES = 10**9
+
 
 @dataclass(frozen=True)
 class Study:
     """The tickets `files` of one run, of which each start has `search_num` candidates; results go into `folder`.
 
-    At most `denser_num` candidates are denser than the start (None: as many as there are).
-    `description` is what `utils.provenance.describe_run` says; `say` takes each line of the log; `digests` tells by
-    level whether a ticket is the one that an earlier command saw; `check_tickets` is called before anything is built on
-    them and gives scores on validation images, by level.
+    At most `denser_num` candidates are denser than the start (None: as many as there are). `description` is what
+    `utils.provenance.describe_run` says; `say` takes each line of the log; `ticket_tolerance` is for `check_tickets`.
+    Every ticket is read at once, so that a broken one stops a command at its beginning and not after hours.
     """
 
     files: Sequence[TicketFile]
@@ -30,18 +34,46 @@ class Study:
     seed: int
     folder: Path
     description: dict[str, Any]
-    digests: Mapping[int, str]
     say: Callable[[str], None] = lambda line: None
-    check_tickets: Callable[[], dict[int, Score]] = dict
+    ticket_tolerance: float | None = None
     processes: Processes = SINGLE
     denser_num: int | None = None
+    digests: dict[int, str] = field(default_factory=dict, init=False)  # of the tickets, by level
+    _kept: dict[int, Ticket] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for file in self.files:
+            self.say(f"  level {file.level:2d}  {100 * self.read_ticket(file).density:6.2f}% of weights  {file.path}")
+        missing = sorted(set(range(self.files[-1].level)) - {file.level for file in self.files})
+        if missing:
+            self.say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")
 
     def read_ticket(self, file: TicketFile) -> Ticket:
-        """The ticket on the evaluator's device. UserError where it is another one by now than in `digests`."""
+        """The ticket on the evaluator's device, for nobody to change; UserError where it is another one by now."""
+        if file.level in self._kept:
+            return self._kept[file.level]
         ticket = self.evaluator.read_ticket(file)
-        if ticket.digest() != self.digests[file.level]:
+        digest = ticket.digest()
+        if self.digests.setdefault(file.level, digest) != digest:
             raise UserError(f"{file.path} was replaced while it was in use: start again when that run is done")
+        if sum(kept.nbytes for kept in (*self._kept.values(), ticket)) <= KEPT_BYTES:
+            self._kept[file.level] = ticket
         return ticket
+
+    def check_tickets(self) -> dict[int, Score]:
+        """Measure the validation accuracy of each ticket whose file tells one, before anything is built on it.
+
+        A difference of more than `ticket_tolerance` points is reported; None measures nothing. Returns what was
+        measured, by level.
+        """
+        scores = {}
+        for file in self.files if self.ticket_tolerance is not None else ():
+            ticket = self.read_ticket(file)
+            if ticket.recorded is not None:
+                score = scores[file.level] = self.evaluator.validate(ticket.state)
+                if abs(score.accuracy - ticket.recorded) > self.ticket_tolerance and self.processes.is_main:
+                    print(_doubt(ticket, score.accuracy), file=sys.stderr, flush=True)
+        return scores
 
     def candidates(self, start: TicketFile) -> list[TicketFile]:
         """The nearest other tickets, nearest first."""
@@ -54,3 +86,10 @@ class Study:
     def claimed(self, name: str, **lists: list) -> AbstractContextManager[dict[str, Any]]:
         """`utils.provenance.claimed_folder` for the file of this name."""
         return claimed_folder(self.folder / name, self.description, self.processes, **lists)
+
+
+def _doubt(ticket: Ticket, measured: float) -> str:
+    return (
+        f"warning: {ticket.path} records a validation accuracy of {ticket.recorded:.2f}% and has {measured:.2f}% here: "
+        "are these its images (--dataset, --data, --val_images), and is the file as it was? (--ticket_tolerance)"
+    )

@@ -8,6 +8,7 @@ where the mask is False. No other module spells a file name or renames a key.
 import hashlib
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from utils import checkpoint
 from utils.errors import UserError
 from utils.plain_data import is_percent, misfit
-from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask, density
+from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask
 from utils.records import CHECKPOINT, UNDERWAY
 
 SETTINGS = "settings.json"
@@ -90,13 +91,18 @@ class Ticket:
     mask: Mask
     recorded: float | None = None  # the validation accuracy that its file tells, percent
 
-    @property
+    @cached_property
     def kept(self) -> int:
         return count_kept(self.mask)
 
     @property
     def density(self) -> float:
-        return density(self.mask)
+        return self.kept / count_prunable(self.mask)
+
+    @property
+    def nbytes(self) -> int:
+        """What its tensors take in memory."""
+        return _tensor_bytes([self.state, self.mask])
 
     def digest(self) -> str:
         """A number of the weights and the mask that another ticket does not have."""
@@ -188,6 +194,7 @@ def read_ticket(file: TicketFile) -> Ticket:
     if file.mask_path is not None:
         masks = _state_dict(checkpoint.load(file.mask_path), file.mask_path)
         mask = _checked_mask(masks, state, f"{file.mask_path} (beside {file.path.name})")
+        state = apply_mask(state, mask)
     _refuse_infinite(state, file.path)
     if not mask:
         convolutions = [name for name, value in state.items() if value.dim() == 4 and value.is_floating_point()]
@@ -196,7 +203,7 @@ def read_ticket(file: TicketFile) -> Ticket:
         raise UserError(f"{file.path} holds no convolution: it is no ticket")
     if not count_kept(mask):
         raise UserError(f"{file.path} has no weight left under its mask: it is no network")
-    return Ticket(file.level, file.path, apply_mask(state, mask), mask, _recorded_accuracy(content))
+    return Ticket(file.level, file.path, state, mask, _recorded_accuracy(content))
 
 
 def _recorded_accuracy(content: dict[str, Any]) -> float | None:
@@ -291,7 +298,8 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
         if _kind(state[name]) != _kind(value):  # of how many bits does not matter
             raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {state[name].dtype}, not {value.dtype}")
     fitted = {name: state[name].to(value.dtype) for name, value in network.items()}
-    _refuse_infinite(fitted, ticket.path)  # the network's precision may hold less than the file's
+    # The network's precision may hold less than the file's.
+    _refuse_infinite({name: value for name, value in fitted.items() if value is not state[name]}, ticket.path)
     return replace(ticket, state=fitted)
 
 
