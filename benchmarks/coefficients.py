@@ -8,6 +8,7 @@ Writes coefficients.json and coefficients.md.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,25 +36,25 @@ def right_answers(evaluator: Evaluator, state: State) -> trials.Answers:
     return {trials.RIGHT: validation.correct.bool().numpy()}
 
 
-def record(args: argparse.Namespace) -> list[tuple[np.ndarray, float]]:
-    """For each candidate of each start: coefficients × images, True where right, and the accuracy to beat (percent)."""
+def record(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each candidate of each start: coefficients × images, True where right, and the same of the pool to beat."""
     return [
-        (np.stack([answers[trials.RIGHT] for answers in step.trials]), 100 * step.before[trials.RIGHT].mean())
+        (np.stack([answers[trials.RIGHT] for answers in step.trials]), step.before[trials.RIGHT])
         for step in trials.record(args, right_answers)
     ]
 
 
-def play_grid(right: np.ndarray) -> Choice:
+def play_grid(right: np.ndarray, pool: np.ndarray) -> Choice:
     return int(right.sum(1).argmax()), 1.0
 
 
-def play_hump(right: np.ndarray) -> Choice:
+def play_hump(right: np.ndarray, pool: np.ndarray) -> Choice:
     totals = right.sum(1)
     scores = hump(range(len(right)), lambda places: [int(totals[place]) for place in places])
     return max(sorted(scores), key=scores.get), len(scores) / len(right)
 
 
-def play_exact(right: np.ndarray) -> Choice:
+def play_exact(right: np.ndarray, pool: np.ndarray) -> Choice:
     """Stop scoring a coefficient once even all remaining images could not make it the best."""
     best, seen = -1, 0
     for answers in right:
@@ -61,10 +62,10 @@ def play_exact(right: np.ndarray) -> Choice:
         stops = np.flatnonzero(bound <= best)
         seen += stops[0] + 1 if len(stops) else len(answers)
         best = max(best, answers.sum())
-    return play_grid(right)[0], seen / right.size
+    return play_grid(right, pool)[0], seen / right.size
 
 
-def play_race(right: np.ndarray, errors: float) -> Choice:
+def play_race(right: np.ndarray, pool: np.ndarray, errors: float) -> Choice:
     """Score an eighth, a quarter, a half, all of the images; drop what is `errors` standard errors behind the leader.
 
     The error is that of the paired difference: the images that one of the two gets right and the other does not.
@@ -82,12 +83,38 @@ def play_race(right: np.ndarray, errors: float) -> Choice:
     return max(alive, key=lambda place: totals[place]), seen / right.size
 
 
-WAYS: dict[str, Callable[[np.ndarray], Choice]] = {
+def play_behind(right: np.ndarray, pool: np.ndarray, errors: float) -> Choice:
+    """As `hump`, but stop scoring what after a tenth, two tenths, … is `errors` standard errors behind the pool.
+
+    What is stopped counts for the images that it was scored on, and less than anything scored on all.
+    """
+    order = np.random.default_rng(0).permutation(len(pool))
+    behind = np.cumsum(pool[order].astype(int) - right[:, order], axis=1)
+    apart = np.cumsum(pool[order] != right[:, order], axis=1)
+    tenths = [len(pool) * tenth // 10 for tenth in range(1, 11)]
+    stops = [
+        next((end for end in tenths if behind[place, end - 1] > errors * apart[place, end - 1] ** 0.5), len(pool))
+        for place in range(len(right))
+    ]
+    scores = hump(
+        range(len(right)), lambda places: [_ended(stops[place], behind[place], len(pool)) for place in places]
+    )
+    return max(sorted(scores), key=scores.get), sum(stops[place] for place in scores) / right.size
+
+
+def _ended(stop: int, behind: np.ndarray, images: int) -> tuple[bool, float]:
+    """How good a network is that was stopped after so many images, or seen to the end; the larger the better."""
+    return stop == images, -behind[stop - 1] / stop
+
+
+WAYS: dict[str, Callable[[np.ndarray, np.ndarray], Choice]] = {
     "grid": play_grid,
     "hump": play_hump,
     "stop what cannot win any more": play_exact,
-    "race, 1 standard error": lambda right: play_race(right, 1.0),
-    "race, 2 standard errors": lambda right: play_race(right, 2.0),
+    "race, 1 standard error": functools.partial(play_race, errors=1.0),
+    "race, 2 standard errors": functools.partial(play_race, errors=2.0),
+    "hump, stopped 1 standard error behind the pool": functools.partial(play_behind, errors=1.0),
+    "hump, stopped 2 standard errors behind the pool": functools.partial(play_behind, errors=2.0),
 }
 
 
@@ -96,14 +123,14 @@ def main() -> None:
     steps = record(args)
     rows, results = [], {}
     for name, play in WAYS.items():
-        choices = [play(right) for right, _ in steps]
+        choices = [play(right, pool) for right, pool in steps]
         percent = [100 * right.mean(1) for right, _ in steps]
         lost = [scores.max() - scores[place] for scores, (place, _) in zip(percent, choices, strict=True)]
         verdicts = [
-            (scores[place] >= best) == (scores.max() >= best)
-            for scores, (place, _), (_, best) in zip(percent, choices, steps, strict=True)
+            (scores[place] >= 100 * pool.mean()) == (scores.max() >= 100 * pool.mean())
+            for scores, (place, _), (_, pool) in zip(percent, choices, steps, strict=True)
         ]
-        same = sum(place == play_grid(right)[0] for (place, _), (right, _) in zip(choices, steps, strict=True))
+        same = sum(place == play_grid(*step)[0] for (place, _), step in zip(choices, steps, strict=True))
         results[name] = {
             "candidates": len(steps),
             "same_coefficient": int(same),

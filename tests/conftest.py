@@ -16,7 +16,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from CIFAR import Lottery_pools as cifar_pools
 from CIFAR import main_imp
+from CIFAR.dataset import ImageData, load_data
 from ImageNet import Lottery_pools
 from utils import figures
 from utils.checkpoint import write_atomically
@@ -26,6 +28,8 @@ from utils.randomness import generator
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
+pytest.register_assert_rewrite("script_runs")
+
 # As many as make test gives, for a plain pytest too: what one thread sums up and what two do differs in the last bits.
 torch.set_num_threads(1)
 
@@ -34,6 +38,7 @@ DIGITS = ["--dataset", "digits", "--data_limit", "200", "--batch_size", "64", "-
 SMALL = [*DIGITS, "--arch", "cifar_resnet_8_4"]
 SAVES = ["--save_interval", "0"]  # as many as there can be
 IMP = ["--epochs", "2", "--rewind_epoch", "1", "--pruning_times", "3", *SAVES]
+LIST = ["--interpolation_value_list", "0.3", "0.7"]
 # The same for ImageNet's scripts, on photographs.
 CLASSES = ("ant", "bee", "cat")
 IMAGES = {"train": 20, "val": 7, "test": 7}
@@ -237,3 +242,20 @@ def snapshot(*folders: Path) -> dict[Path, tuple[int, bytes]]:
     """Every file below `folders` with its time and its bytes, and every folder: equal if nothing was touched."""
     paths = [path for folder in folders for path in (folder, *sorted(folder.rglob("*")))]
     return {path: (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in paths}
+
+
+@pytest.fixture
+def search(small_tickets, tmp_path):
+    """Runs Lottery_pools.py on small tickets, into a folder of tmp_path; returns the folder."""
+
+    def run(folder: str, *flags: str) -> Path:
+        files = ["--checkpoint", str(small_tickets), "--save_dir", str(tmp_path / folder)]
+        cifar_pools.main([*SMALL, *LIST, *SAVES, *files, "--jobs", "2", *flags])
+        return tmp_path / folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data("digits", None, "cpu", data_limit=200)

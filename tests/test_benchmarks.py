@@ -75,12 +75,19 @@ def test_ways_to_choose_a_coefficient():
     right = np.zeros((4, 80), dtype=bool)
     for place, count in enumerate((20, 60, 70, 10)):
         right[place, :count] = True
-    assert coefficients.play_grid(right) == (2, 1.0)
-    assert coefficients.play_hump(right)[0] == 2
-    place, seen = coefficients.play_race(right, 2.0)
+    pool = right[2]
+    assert coefficients.play_grid(right, pool) == (2, 1.0)
+    place, whole = coefficients.play_hump(right, pool)
+    assert place == 2
+    place, seen = coefficients.play_race(right, pool, 2.0)
     assert place == 2 and seen < 0.7
-    place, seen = coefficients.play_exact(right)
+    place, seen = coefficients.play_exact(right, pool)
     assert place == 2 and 0.8 < seen < 1.0
+    assert coefficients.play_behind(right, pool, 100.0) == (2, whole)
+    place, seen = coefficients.play_behind(right, pool, 2.0)
+    assert place == 2 and seen < whole
+    place, seen = coefficients.play_behind(right[:2], pool, 2.0)
+    assert place == 1 and seen < 1.0, "all are stopped: the one that is least behind"
 
 
 def recorded(script, bench, *more: str) -> argparse.Namespace:
@@ -97,7 +104,8 @@ def test_recorded_trials_are_those_of_the_search(bench, tmp_path):
     found = coefficients.record(args)
     scores = [step["scores"] for entry in entries for step in entry["steps"]]
     assert [list(100 * right.mean(1)) for right, _ in found] == [pytest.approx(some) for some in scores]
-    assert [before for _, before in found][::2] == [pytest.approx(entry["ticket_val_accuracy"]) for entry in entries]
+    starts = [100 * pool.mean() for _, pool in found][::2]
+    assert starts == [pytest.approx(entry["ticket_val_accuracy"]) for entry in entries]
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant", "ignore:Mean of empty slice")

@@ -1,0 +1,267 @@
+"""Searches that stop and go on, or meet other tickets, flags or images than those of the folder."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import LIST, SMALL, snapshot, stand_ins
+from script_runs import ENSEMBLE, METHODS, assert_same_pools, change_ticket, load, pools_json, stop_after, table_of
+
+from CIFAR import Lottery_pools
+from utils.errors import UserError
+from utils.evaluation import Evaluator
+from utils.methods import method_label
+from utils.pool_runs import PoolRun
+from utils.tickets import may_be_missing
+
+
+@pytest.fixture(scope="module")
+def whole(_small_tickets, tmp_path_factory) -> Path:
+    """What the search above finds if nothing stops it. Nobody may write into it."""
+    folder = tmp_path_factory.mktemp("whole") / "pools"
+    with stand_ins():
+        files = ["--checkpoint", str(_small_tickets), "--save_dir", str(folder)]
+        Lottery_pools.main([*SMALL, *LIST, *files, "--jobs", "2"])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "owner, name, calls",
+    [
+        (Evaluator, "validate", 2),  # while the accuracies of the three tickets are checked
+        (Evaluator, "validate", 4),  # within the first candidate of the first start
+        (Evaluator, "validate", 6),  # within its second one
+        (Evaluator, "recalibrate", 7),
+        (Evaluator, "test", 3),  # after the second search, before its pool is saved
+        (PoolRun, "_save_table", 2),  # after its pool is saved, before the table says so
+    ],
+)
+def test_interrupted_search_goes_on_to_the_same_pools(whole, search, monkeypatch, owner, name, calls):
+    stop_after(monkeypatch, owner, name, calls)
+    with pytest.raises(KeyboardInterrupt):
+        search("stopped")
+    monkeypatch.undo()
+    assert_same_pools(whole, search("stopped"))
+
+
+@pytest.mark.parametrize(
+    "method, name, calls",
+    [
+        *(("interpolate_swa", "validate", 7), ("interpolate_ema", "validate", 7)),
+        *(("uniform_soup", "validate", 4), ("greedy_soup", "validate", 6)),  # within the second start
+        ("average_or_soup", "validate", 8),
+        *(("learned", "loss_gradient", 12), ("ensemble", "test", 1)),
+    ],
+)
+def test_interrupted_methods_go_on_to_the_same_pools(search, monkeypatch, method, name, calls):
+    flags = ("--interpolate_method", method, "--learned_steps", "8")
+    whole = search("whole", *flags)
+    stop_after(monkeypatch, Evaluator, name, calls)
+    with pytest.raises(KeyboardInterrupt):
+        search("stopped", *flags)
+    monkeypatch.undo()
+    stop_after(monkeypatch, Evaluator, "test", 4)  # two of the three starts are left
+    assert_same_pools(whole, search("stopped", *flags))
+
+
+def test_candidates_tried_before_an_interruption_are_not_tried_again(search, monkeypatch, capfd):
+    stop_after(monkeypatch, Evaluator, "validate", 6)
+    with pytest.raises(KeyboardInterrupt):
+        search("stopped", "--levels", "0")
+    monkeypatch.undo()
+    capfd.readouterr()
+    search("stopped", "--levels", "0")
+    assert re.findall(r"with level +(\d)", capfd.readouterr().out) == ["2"]
+
+
+def test_finished_search_does_nothing_anew_and_prints_the_same_table(search, monkeypatch, capfd):
+    folder = search("pools")
+    table = table_of(capfd.readouterr().out)
+    before = snapshot(folder)
+    for name in ("validate", "recalibrate", "test"):
+        stop_after(monkeypatch, Evaluator, name, 0)
+    search("pools")
+    assert table_of(capfd.readouterr().out) == table
+    after = snapshot(folder)
+    pools = [path for path in before if path.name.endswith("pool.pth.tar")]
+    assert [before[path] for path in pools] == [after[path] for path in pools]
+
+
+@pytest.mark.parametrize("method", ["Lottery_pools", "linear_inter"])
+def test_ticket_less_accurate_than_its_file_says_is_reported(search, small_tickets, method, capfd):
+    path = small_tickets / "1model_SA_best.pth.tar"
+    record = torch.load(path, weights_only=True)
+    found, record["best_sa"] = record["best_sa"], record["best_sa"] + 4
+    torch.save(record, path)
+    flags = ("--interpolate_method", method, "--levels", "0", "--ticket_tolerance")
+    search("tolerant", *flags, "4.1")
+    assert capfd.readouterr().err == ""
+    search("strict", *flags, "3.9", "--quiet")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        f"warning: {path} records a validation accuracy of {found + 4:.2f}% and has {found:.2f}% here"
+    )
+
+
+def test_tickets_trained_in_this_folder_are_as_accurate_as_they_say(search, capfd):
+    search("pools", "--ticket_tolerance", "0")
+    assert capfd.readouterr().err == ""
+
+
+def test_levels_one_after_the_other_give_what_all_at_once_do(whole, search):
+    for level in ("2", "0", "1"):
+        by_level = search("by_level", "--levels", level, "--quiet")
+    assert_same_pools(whole, by_level)
+
+
+def test_level_asked_for_alone_leaves_the_finished_ones_in_the_table(search, capfd):
+    search("pools")
+    table = table_of(capfd.readouterr().out)
+    search("pools", "--levels", "1")
+    assert table_of(capfd.readouterr().out) == table
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(["--bn_images", "50"], ["--seed", "7"], ["--search_num", "1"], ["--batch_size", "32"]),
+        *(["--interpolation_value_list", "0.5"], ["--interpolate_method", "interpolate_swa"], ["--amp"]),
+    ],
+)
+def test_another_search_is_kept_out_of_the_folder_of_a_finished_one(search, flags):
+    folder = search("pools", "--levels", "2")
+    before = snapshot(folder)
+    with pytest.raises(UserError, match=rf"pools\.json .*{flags[0]} ") as error:
+        search("pools", *flags)
+    assert "another folder" in str(error.value)
+    assert snapshot(folder) == before
+
+
+def test_stopped_search_with_other_flags_is_not_gone_on_with(search, tmp_path, monkeypatch):
+    stop_after(monkeypatch, Evaluator, "validate", 6)
+    with pytest.raises(KeyboardInterrupt):
+        search("pools")
+    monkeypatch.undo()
+    (tmp_path / "pools" / "pools.json").unlink()
+    with pytest.raises(UserError, match=r"0pool_unfinished.*--seed 41, not 7"):
+        search("pools", "--seed", "7")
+
+
+def test_images_of_another_number_are_another_search(search):
+    search("pools", "--levels", "2")
+    with pytest.raises(UserError, match=r"--data_limit|images"):
+        search("pools", "--levels", "2", "--data_limit", "150")
+
+
+def test_methods_have_folders_of_their_own(small_tickets):
+    for flags in (*METHODS.values(), ENSEMBLE):
+        Lottery_pools.main([*SMALL, *flags, "--checkpoint", str(small_tickets), "--levels", "2"])
+    folders = {path.name for path in (small_tickets / "pools").iterdir()}
+    assert folders == {"Lottery_pools_0.3_0.7", "Lottery_pools_0.5", "interpolate_ema_0.6", "interpolate_swa"} | {
+        *("uniform_soup", "greedy_soup", "average_or_soup", "learned", "ensemble")
+    }
+
+
+def test_ticket_that_comes_later_is_a_candidate_of_all_starts(whole, search, small_tickets):
+    ticket = small_tickets / "2model_SA_best.pth.tar"
+    ticket.rename(ticket.with_name("later"))
+    growing = search("growing")
+    assert len(pools_json(growing)["pools"]) == 2
+    ticket.with_name("later").rename(ticket)
+    assert_same_pools(whole, search("growing"))
+
+
+def test_starts_whose_candidates_are_the_same_are_not_searched_again(search, small_tickets):
+    ticket = small_tickets / "2model_SA_best.pth.tar"
+    ticket.rename(ticket.with_name("later"))
+    folder = search("pools", "--search_num", "1")
+    before = snapshot(folder)
+    ticket.with_name("later").rename(ticket)
+    search("pools", "--search_num", "1")
+    after = snapshot(folder)
+    assert all(after[folder / name] == before[folder / name] for name in ("0pool.pth.tar", "1pool.pth.tar"))
+    assert len(pools_json(folder)["pools"]) == 3
+
+
+def test_search_goes_on_without_a_ticket_that_was_removed(search, small_tickets):
+    folder = search("pools")
+    (small_tickets / "2model_SA_best.pth.tar").unlink()
+    search("pools")
+    tried = {entry["level"]: [step["candidate"] for step in entry["steps"]] for entry in pools_json(folder)["pools"]}
+    assert (tried[0], tried[1]) == ([1], [0])
+
+
+def test_a_start_whose_candidate_changed_is_searched_again(small_tickets):
+    command = [*SMALL, *LIST, "--checkpoint", str(small_tickets), "--search_num", "1"]
+    Lottery_pools.main(command)
+    before = pools_json(small_tickets / "pools" / "Lottery_pools_0.3_0.7")["pools"]
+    change_ticket(small_tickets, 1)
+    Lottery_pools.main(command)
+    after = pools_json(small_tickets / "pools" / "Lottery_pools_0.3_0.7")["pools"]
+    assert before[0]["steps"][0]["candidate"] == 1
+    assert before[0]["steps"][0]["scores"] != after[0]["steps"][0]["scores"]
+
+
+@pytest.mark.parametrize("method", ["Lottery_pools", "uniform_soup", "ensemble", "linear_inter"])
+def test_a_ticket_that_is_replaced_while_it_is_in_use_is_noticed(fails, small_tickets, monkeypatch, method):
+    def validate_and_replace(*args):
+        (small_tickets / "0model_SA_best.pth.tar").write_bytes((small_tickets / "1model_SA_best.pth.tar").read_bytes())
+        return score(*args)
+
+    score = Evaluator.validate
+    monkeypatch.setattr(Evaluator, "validate", validate_and_replace)
+    monkeypatch.setattr("utils.studies.KEPT_BYTES", 0)
+    line = fails(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--interpolate_method", method)
+    assert f"{small_tickets / '0model_SA_best.pth.tar'} was replaced" in line
+
+
+@pytest.mark.parametrize("method", ["average", "average_or_soup", "learned"])
+def test_tickets_without_counters_and_normalisation_give_the_same_pools(search, small_tickets, method):
+    whole = pools_json(search("whole", *METHODS[method]))["pools"]
+    for level in range(3):
+        path = small_tickets / f"{level}model_SA_best.pth.tar"
+        content = load(path)
+        kept = {name: value for name, value in content["state_dict"].items() if not may_be_missing(name)}
+        assert len(kept) < len(content["state_dict"])
+        torch.save({**content, "state_dict": kept}, path)
+    assert pools_json(search("stripped", *METHODS[method]))["pools"] == whole
+
+
+def test_departures_have_folders_and_names_of_their_own(small_tickets, capfd):
+    flags = [*SMALL, *LIST, "--checkpoint", str(small_tickets), "--levels", "0", "--quiet"]
+    for more in (["--passes", "2", "--even_out"], ["--interpolate_method", "interpolate_swa", "--passes", "2"]):
+        Lottery_pools.main([*flags, *more])
+    folders = sorted(path.name for path in (small_tickets / "pools").iterdir())
+    assert folders == ["Lottery_pools_0.3_0.7_passes_2_even_out", "interpolate_swa"], "SWA heeds no --passes"
+    assert capfd.readouterr().err == "warning: interpolate_swa has no use for --passes\n"
+    Lottery_pools.main([*flags, "--interpolate_method", "interpolate_swa"])  # is not refused
+    settings = json.loads((small_tickets / "pools" / folders[0] / "pools.json").read_text())["settings"]
+    assert method_label(settings) == "Lottery Pools (2 coefficients), passes 2, even out"
+    for name in ("passes", "even_out", "select_by"):  # as files have it that are older than the flags
+        del settings[name]
+    assert method_label(settings) == "Lottery Pools (2 coefficients)"
+
+
+@pytest.mark.parametrize("method", ["Lottery_pools", "interpolate_swa", "uniform_soup", "ensemble"])
+def test_denser_tickets_stay_out(small_tickets, method):
+    flags = [*SMALL, "--checkpoint", str(small_tickets), "--denser_num", "0", "--interpolate_method", method]
+    Lottery_pools.main([*flags, "--interpolation_value_list", "0.5"])
+    name = {"Lottery_pools": "Lottery_pools_0.5"}.get(method, method)
+    entries = pools_json(small_tickets / "pools" / f"{name}_denser_num_0")["pools"]
+    levels = {entry["level"] for entry in entries}
+    for entry in entries:
+        tried = {step["candidate"] for step in entry["steps"]} | {member["level"] for member in entry["members"]}
+        assert tried | {entry["level"]} == {level for level in levels if level >= entry["level"]}
+
+
+def test_a_folder_of_before_a_flag_was_there_counts_as_made_without_it(search, fails, tmp_path):
+    folder = search("pools", "--levels", "0")
+    path = folder / "pools.json"
+    content = json.loads(path.read_text())
+    del content["settings"]["passes"]
+    path.write_text(json.dumps(content))
+    flags = [*SMALL, *LIST, "--checkpoint", tmp_path / "tickets", "--save_dir", folder, "--levels", "0"]
+    assert "--passes 1, not 2" in fails(Lottery_pools, *flags, "--passes", "2")
+    search("pools", "--levels", "0")
