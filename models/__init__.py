@@ -8,15 +8,17 @@ from torch import nn
 
 from models import openlth, resnet, resnet_cifar, vgg
 from models.normalize import normalize_first
+from models.pointwise import make_shortcuts_safe
 from utils.errors import UserError
 
 _FIXED = {arch: family for family in (resnet_cifar, resnet, vgg) for arch in family.ARCHS}
-_PATTERNED = (vgg, openlth)
+_PATTERNED = (resnet, vgg, openlth)
 
 
 def described_archs() -> dict[str, str]:
     """What `--arch` can name, in a few words each: fixed names, then patterns with a depth D and a first width W."""
-    return {**{arch: family.WORDS for arch, family in _FIXED.items()}, **vgg.PATTERNS, **openlth.PATTERNS}
+    fixed = {arch: family.WORDS for arch, family in _FIXED.items()}
+    return {**fixed, **{pattern: words for family in _PATTERNED for pattern, words in family.PATTERNS.items()}}
 
 
 def arch_names() -> list[str]:
@@ -36,13 +38,12 @@ def build(
     It first normalises its images with `mean` and `std`, three numbers each. OpenLTH's networks use the statistics that
     OpenLTH does, whatever is passed, and its `imagenet_resnet` has 1,000 outputs. A network that cannot take images of
     every size has an attribute `smallest_image` (height and width in pixels). Raises `UserError` if no network is
-    called `arch`, or if the ImageNet stem is asked of one that has no choice of stems (all but resnet18 to resnet152).
+    called `arch`, or if the ImageNet stem is asked of one that has no choice of stems (all but `resnet`).
     """
     family = _family(arch, imagenet_stem)
-    if family is openlth:
-        return normalize_first(openlth.build(arch, classes), openlth.MEAN, openlth.STD)
     net = resnet.build(arch, classes, imagenet_stem) if family is resnet else family.build(arch, classes)
-    return normalize_first(net, mean, std)
+    make_shortcuts_safe(net)
+    return normalize_first(net, *((openlth.MEAN, openlth.STD) if family is openlth else (mean, std)))
 
 
 def _family(arch: str, imagenet_stem: bool) -> ModuleType:

@@ -9,8 +9,11 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet, conv1x1, conv3x3
+from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1, conv3x3
 from torchvision.models.vgg import cfgs
+
+from models.resnet import ResNetOfWidth
+from models.widths import FULL_WIDTH
 
 # OpenLTH normalises every data set with ImageNet's statistics.
 MEAN = (0.485, 0.456, 0.406)
@@ -112,25 +115,6 @@ def _convolution(in_planes: int, planes: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(planes), relu=nn.ReLU(inplace=True)))
 
 
-class ImageNetResNet(ResNet):
-    """`imagenet_resnet`: torchvision's network, images (N, 3, H, W) to logits (N, 1000).
-
-    Its four stages have `width`, 2 `width`, 4 `width` and 8 `width` channels (four times that for a `Bottleneck`).
-    """
-
-    def __init__(self, block: type[BasicBlock | Bottleneck], blocks: list[int], width: int):
-        # torchvision fixes the width at 64: let it build as little as it can, and rebuild all that depends on width.
-        super().__init__(block, [1, 1, 1, 1], num_classes=1)
-        self.inplanes = width
-        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = self._make_layer(block, width, blocks[0])
-        self.layer2 = self._make_layer(block, 2 * width, blocks[1], stride=2)
-        self.layer3 = self._make_layer(block, 4 * width, blocks[2], stride=2)
-        self.layer4 = self._make_layer(block, 8 * width, blocks[3], stride=2)
-        self.fc = nn.Linear(8 * width * block.expansion, 1000)
-
-
 def is_name(arch: str) -> bool:
     """Whether `arch` names one of these networks, with a depth that exists."""
     return _parse(arch) is not None
@@ -162,7 +146,7 @@ def build(arch: str, classes: int) -> nn.Module:
     elif family == "cifar_vgg":
         net = CifarVGG(VGG_CONFIGURATIONS[depth], classes)
     else:
-        net = ImageNetResNet(*IMAGENET_BLOCKS[depth], width or 64)
+        net = ResNetOfWidth(*IMAGENET_BLOCKS[depth], width or FULL_WIDTH, 1000)
     return net.apply(_initialize)
 
 

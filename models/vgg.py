@@ -1,16 +1,15 @@
 """VGG with batch norm (Simonyan and Zisserman 2015), and one linear layer for a head instead of three."""
 
-import re
-
 import torch
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
+
+from models.widths import FULL_WIDTH, split_width
 
 WORDS = "VGG with batch norm, images of 32×32 or more (Simonyan and Zisserman 2015)"
 # The paper's configurations.
 ARCHS = {"vgg11_bn": "A", "vgg13_bn": "B", "vgg16_bn": "D", "vgg19_bn": "E"}
 PATTERNS = {"vggD_bn_W": "VGG of D = 11, 13, 16 or 19, as wide as W first channels make it instead of 64"}
-_FULL_WIDTH = 64
 
 
 class VGG(nn.Module):
@@ -24,7 +23,7 @@ class VGG(nn.Module):
 
     def __init__(self, configuration: str, width: int, classes: int):
         super().__init__()
-        layers = [layer if layer == "M" else layer * width // _FULL_WIDTH for layer in cfgs[configuration]]
+        layers = [layer if layer == "M" else layer * width // FULL_WIDTH for layer in cfgs[configuration]]
         self.features = make_layers(layers, batch_norm=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(8 * width, classes)
@@ -41,18 +40,10 @@ class VGG(nn.Module):
 
 def is_name(arch: str) -> bool:
     """Whether `arch` names one of these networks, with a depth that exists."""
-    return _parse(arch) is not None
-
-
-def _parse(arch: str) -> tuple[str, int] | None:
-    """Configuration and width that `arch` names, or None if there is no such network."""
-    match = re.fullmatch(r"(vgg[0-9]+_bn)(?:_([1-9][0-9]*))?", arch)
-    if match is None or match[1] not in ARCHS:
-        return None
-    return ARCHS[match[1]], int(match[2] or _FULL_WIDTH)
+    return split_width(arch, ARCHS) is not None
 
 
 def build(arch: str, classes: int) -> VGG:
     """The network that `arch` names (`is_name` says whether one does)."""
-    configuration, width = _parse(arch)
-    return VGG(configuration, width, classes)
+    name, width = split_width(arch, ARCHS)
+    return VGG(ARCHS[name], width, classes)

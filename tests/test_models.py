@@ -1,15 +1,19 @@
 """The networks: sizes, keys and shapes, normalisation, and what the registry refuses."""
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from conftest import ROOT
 
 import models
 from models import openlth
 from models.normalize import Normalize, normalize_first
+from models.pointwise import StridedPointwise
 from models.resnet_cifar import ShortcutA
 from utils.errors import UserError
 
@@ -58,6 +62,8 @@ def _published_ticket() -> dict[str, torch.Tensor]:
 # + 256·512 + 3·512·512) = 9,217,728; a bias and two batch-norm numbers for each of 64 + 128 + 2·256 + 4·512 = 2,752
 # channels, 8,256; a head of 512·10 + 10 = 5,130. VGG-13 adds 9·(64·64 + 128·128) + 3·(64 + 128) = 184,896, and VGG-16
 # and VGG-19 add 9·(256·256 + 2·512·512) + 3·(256 + 2·512) = 5,312,256 each.
+# A quarter as wide, ResNet-18 has 9·(3·16 + 4·16² + 16·32 + 3·32² + 32·64 + 3·64² + 64·128 + 3·128²) weights and
+# 16·32 + 32·64 + 64·128 in shortcuts, two numbers for each of 16·5 + 32·5 + 64·5 + 128·5 channels, and VGG-16's head.
 # A quarter as wide, VGG-16 has 9·(3·16 + (16² + 16·32 + 32² + 32·64 + 2·64² + 64·128 + 5·128²)) weights, three
 # numbers for each of 16·(2·1 + 2·2 + 3·4 + 6·8) channels, and a head of 128·10 + 10.
 # OpenLTH's ResNet-20 has the 269,722 of resnet20s, and its shortcuts 16·32 + 2·32 + 32·64 + 2·64 = 2,752.
@@ -71,6 +77,8 @@ def _published_ticket() -> dict[str, torch.Tensor]:
         ("resnet110s", 1_727_962),
         ("resnet18", 11_173_962),
         ("resnet50", 23_520_842),
+        ("resnet18_64", 11_173_962),
+        ("resnet18_16", 697_776 + 2 * 1_200 + 1_290),
         ("vgg11_bn", 9_217_728 + 8_256 + 5_130),
         ("vgg13_bn", 9_231_114 + 184_896),
         ("vgg16_bn", 14_728_266),
@@ -98,6 +106,7 @@ def test_every_network_builds_and_has_as_many_outputs_as_asked(arch):
         ("resnet110s", 9, 5),
         ("resnet18", 8, 5),
         ("resnet50", 8, 5),
+        ("resnet50_4", 8, 5),
         ("vgg11_bn", 32, 5),
         ("vgg13_bn_8", 32, 5),
         ("cifar_resnet_8_4", 8, 5),
@@ -140,6 +149,50 @@ def test_shortcut_a_passes_its_gradient_on_in_channels_last():
     (expected,) = torch.autograd.grad((images[:, :, ::2, ::2] * weights[:, 1:3]).sum(), images)
     assert torch.equal(gradient, expected)
     assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "arch, pieces", [("resnet18_4", 3), ("resnet50_4", 3), ("cifar_resnet_8_4", 2), ("resnet20s", 0)]
+)
+def test_every_shortcut_with_stride_is_safe_to_train(arch, pieces):
+    net = models.build(arch, 10, MEAN, STD)
+    strided = [
+        layer
+        for layer in net.modules()
+        if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1)
+    ]
+    assert [type(layer) for layer in strided] == [StridedPointwise] * pieces
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_a_safe_shortcut_and_its_gradients_are_those_of_the_convolution(side):
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(3, 5, 1, stride=2, bias=False).double()
+    safe = StridedPointwise(3, 5).double()
+    safe.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    results = []
+    for layer in (plain, safe):
+        outputs = layer(images)
+        weights = torch.arange(outputs.numel(), dtype=torch.float64).view_as(outputs)
+        results.append([outputs, *torch.autograd.grad((outputs * weights).sum(), (images, layer.weight))])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_of_a_narrow_shortcut_stays_within_its_memory():
+    """With channels last, torch's own writes past the end, which most often ends the process by a signal."""
+    program = """
+import torch
+from models.pointwise import StridedPointwise
+layer, kept = StridedPointwise(4, 8), []
+for number in range(200):
+    images = torch.randn(3 + number % 2, 4, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    layer(images).square().sum().backward()
+    kept = [*kept[-9:], torch.empty(10 + 37 * number)]
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_published_ticket_fits_resnet20s():
@@ -295,6 +348,11 @@ def test_statistics_are_copied_from_the_tensors_given():
         "vgg12_bn_16",
         "vgg16_bn_0",
         "vggD_bn_W",
+        "resnet19_16",
+        "resnet18_0",
+        "resnet18_",
+        "resnet18_16_2",
+        "resnetD_W",
         "imagenet_resnet_20",
         "imagenet_resnet_18\n",
         "model.imagenet_resnet_18",
