@@ -45,6 +45,23 @@ def test_an_error_of_one_ends_the_passes_of_the_others_and_is_raised():
         workers.each(work, range(2))
 
 
+def test_an_error_is_noticed_while_an_earlier_item_is_still_worked_on():
+    workers, failed, seen = Workers(2), threading.Event(), []
+
+    def work(item):
+        seen.append(item)
+        if item == 1:
+            failed.set()
+            raise ZeroDivisionError
+        failed.wait(20)
+        for _ in workers.watched(iter(int, 1)):
+            pass
+
+    with pytest.raises(ZeroDivisionError):
+        workers.each(work, range(50))
+    assert len(seen) < 50
+
+
 def test_nothing_is_begun_after_an_error():
     workers, seen = Workers(2), []
 

@@ -6,7 +6,7 @@ core each can.
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -33,6 +33,8 @@ class Workers:
         with ThreadPoolExecutor(together, initializer=torch.set_num_threads, initargs=(share,)) as executor:
             running = [executor.submit(function, item) for item in items]
             try:
+                for ended in wait(running, return_when=FIRST_EXCEPTION).done:
+                    ended.result()  # whichever failed first, not when its turn comes
                 return [result.result() for result in running]
             except BaseException:
                 self._stopped.set()
