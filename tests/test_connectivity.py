@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ from utils.tickets import Ticket, TicketFile
 )
 def test_the_barrier_is_the_highest_rise_above_the_line_between_the_ends(coefficients, losses, expected):
     assert barrier(coefficients, losses) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "losses", [(1.0, math.nan, 3.0, 1.0), (math.nan, 1.0, 1.0, 1.0), (1.0, math.inf, 2.0, math.inf)]
+)
+def test_a_line_with_losses_that_are_no_numbers_has_a_barrier_that_is_none(losses):
+    assert math.isnan(barrier((0.0, 0.3, 0.6, 1.0), losses))
+
+
+def test_a_loss_of_infinity_between_the_ends_is_an_infinite_barrier():
+    assert barrier((0.0, 0.5, 1.0), (1.0, math.inf, 1.0)) == math.inf
 
 
 def test_a_line_without_a_rise_has_no_barrier_at_all():

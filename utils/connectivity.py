@@ -1,5 +1,6 @@
 """Linear mode connectivity (Frankle et al. 2020): accuracy and loss along the line between two tickets."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
 from typing import Any
@@ -39,11 +40,15 @@ def walk(first: State, second: State, coefficients: Sequence[float], score: Call
 
 
 def barrier(coefficients: Sequence[float], losses: Sequence[float]) -> float:
-    """The highest that the loss rises above the straight line between its values at both ends; 0 if it never does."""
+    """The highest that the loss rises above the straight line between its values at both ends; 0 if it never does.
+
+    NaN where that cannot be told, since a loss is NaN, or one at an end infinity.
+    """
     first, last = losses[0], losses[-1]
     straight = (first + (last - first) * coefficient for coefficient in coefficients)
     rises = [loss - level for loss, level in zip(losses, straight, strict=True)]
-    return max([0.0, *rises[1:-1]])  # the ends are on the line, whatever rounding says
+    inner = rises[1:-1]  # the ends are on the line, whatever rounding says
+    return math.nan if any(map(math.isnan, inner)) else max([0.0, *inner])
 
 
 class ConnectivityRun:
