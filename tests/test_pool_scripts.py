@@ -28,6 +28,9 @@ from torch import Tensor, nn
 
 import models
 from CIFAR import Lottery_pools, evaluate
+from utils.evaluation import Evaluator
+from utils.pool_runs import _step_line
+from utils.pools import Step
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -310,6 +313,26 @@ def test_a_finished_pool_is_recalibrated_on_more_images_than_the_search(small_ti
         grown = len(before["members"]) > 1
         assert changed == ({name for name in states[0] if name.rpartition(".")[2] in STATISTICS} if grown else set())
     assert any(len(entry["members"]) > 1 for entry in pools["search"])
+
+
+def test_average_and_soup_are_recalibrated_once_each_on_the_images_of_a_finished_pool(search, monkeypatch):
+    limits, recalibrate = [], Evaluator.recalibrate
+
+    def counted(self, state, *purpose, bn_images=None):
+        limits.append(bn_images)
+        return recalibrate(self, state, *purpose, bn_images=bn_images)
+
+    monkeypatch.setattr(Evaluator, "recalibrate", counted)
+    folder = search("pools", *METHODS["average_or_soup"], "--bn_images", "32", "--final_bn_images", "64")
+    entries = pools_json(folder)["pools"]
+    averaged = sum(any(step["accepted"] for step in entry["steps"][:-1]) for entry in entries)
+    assert limits.count(None) == 2 * len(entries), "one for each candidate"
+    assert limits.count(64) == len(entries) + averaged
+
+
+def test_the_log_tells_a_soup_that_goes_back_to_its_ticket_from_a_mean_of_all(capfd):
+    lines = [_step_line(Step(3, [share], [50.0], share, True), 3, "accuracy") for share in (0.5, 0.0)]
+    assert [line.partition(":")[0].strip() for line in lines] == ["with level  3", "with the mean of the members"]
 
 
 def test_the_number_of_jobs_may_change_between_two_commands_of_one_search(small_tickets, tmp_path):

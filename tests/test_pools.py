@@ -350,7 +350,7 @@ class FakeEvaluator:
     def to_device(self, values):
         return {name: value.clone() for name, value in values.items()}
 
-    def recalibrate(self, values, *purpose):
+    def recalibrate(self, values, *purpose, bn_images=None):
         self.purposes.append(purpose)
         return self.to_device(values)
 
@@ -462,6 +462,22 @@ def test_a_margin_must_be_reached(score, accepted):
     assert pool.steps[0].accepted is accepted
 
 
+@pytest.mark.parametrize("images, margin", [(5000, 0.1), (2000, 0.2), (1000, 1.0)])
+def test_a_rise_by_just_the_margin_is_enough_whatever_rounding_says(images, margin):
+    images_needed = round(margin * images / 100)
+    for correct in range(images - images_needed + 1):
+        ticket, enough, short = (100 * (correct + more) / images for more in (0, images_needed, images_needed - 1))
+        for score, accepted in ((enough, True), (short, False)):
+            pool = search(
+                start_from(8.0, score=ticket),
+                readers({1: state(0.0)}),
+                greedy([0.5], margin=margin),
+                unfinished,
+                lambda _, score=score: score,
+            )
+            assert pool.steps[0].accepted is accepted, (correct, score)
+
+
 def test_a_second_pass_tries_every_candidate_again_on_other_images():
     numbers = []
 
@@ -489,7 +505,7 @@ def test_a_ticket_without_a_share_is_no_member(coefficient, members):
 def test_the_mean_that_is_offered_is_taken_unless_it_is_worse(score, accepted):
     pool = Pool(state(3.0), 5.0, {0: 0.75, 2: 0.25}, [])
     members = dict(readers({0: state(4.0), 1: state(-1.0), 2: state(0.0)}))
-    offer_mean(pool, 2, members, unfinished, score_of({1.0: score}))
+    offer_mean(pool, 2, members, lambda trial: trial, score_of({1.0: score}))
     assert (pool.state["w"].item(), pool.score) == ((1.0, score) if accepted else (3.0, 5.0))
     assert pool.shares == ({0: 1 / 3, 1: 1 / 3, 2: 1 / 3} if accepted else {0: 0.75, 2: 0.25})
     step = pool.steps[-1]

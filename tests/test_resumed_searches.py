@@ -76,6 +76,16 @@ def test_candidates_tried_before_an_interruption_are_not_tried_again(search, mon
     assert re.findall(r"with level +(\d)", capfd.readouterr().out) == ["2"]
 
 
+def test_what_a_kill_left_beside_a_finished_pool_is_removed(search, monkeypatch, tmp_path):
+    flags = ("--levels", "0", "--save_interval", "0")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, PoolRun, "_remove_unfinished", 0)
+        search("stopped", *flags)
+    assert list(tmp_path.glob("stopped/*unfinished*"))
+    search("stopped", *flags)
+    assert not list(tmp_path.glob("stopped/*unfinished*"))
+
+
 def test_finished_search_does_nothing_anew_and_prints_the_same_table(search, monkeypatch, capfd):
     folder = search("pools")
     table = table_of(capfd.readouterr().out)

@@ -156,23 +156,23 @@ def test_the_better_of_average_and_soup_is_taken(soup_score, weight, shares):
 
 
 def test_average_and_soup_are_compared_as_they_are_when_recalibrated_anew():
-    def recalibrate(state):
+    def finish_pool(state):
         return {**state, "w": state["w"] - 0.5}
 
-    scores = {4.0: 55.0, 6.0: 60.0, 5.5: 52.0, 16 / 3: 0.0, 16 / 3 - 0.5: 53.0}
+    scores = {4.0: 55.0, 6.0: 60.0, 5.5: 52.0, 16 / 3 - 0.5: 53.0}
     given = tools(lambda weights: next(score for weight, score in scores.items() if abs(weight - weights[0]) < 1e-5))
     members = [member(1, 50.0, 8.0), member(0, 0.0, 0.0), member(2, 0.0, 8.0)]
-    pool = average_or_soup(members, replace(given, recalibrate=recalibrate))
+    pool = average_or_soup(members, replace(given, finish_pool=finish_pool))
     assert [step.scores for step in pool.steps] == [[55.0], [60.0], [53.0]]
     assert (pool.score, pool.steps[-1].accepted) == (53.0, True)
 
 
 def test_a_ticket_that_averaging_leaves_alone_is_not_recalibrated():
-    def recalibrate(state):
+    def finish_pool(state):
         assert state["w"].item() != 8.0
         return state
 
-    given = replace(tools(lambda weights: 49.0), recalibrate=recalibrate)
+    given = replace(tools(lambda weights: 49.0), finish_pool=finish_pool)
     pool = average_or_soup([member(1, 50.0, 8.0), member(0, 0.0, 0.0)], given)
     assert (pool.state["w"].item(), pool.score, pool.shares) == (8.0, 50.0, {1: 1.0})
 

@@ -143,11 +143,11 @@ class Evaluator:
             recalibrate(net, self.workers.watched(images for images, _ in batches), self.processes)
             return {name: value.detach().clone() for name, value in net.state_dict().items()}
 
-    def finish(self, ticket: Ticket, state: State, *purpose: int | str) -> State:
+    def finish(self, ticket: Ticket, state: State, *purpose: int | str, bn_images: int | None = None) -> State:
         """`state`, interpolated, as a network of its own: pruned to the density of `ticket`, and recalibrated."""
         if not ticket.is_dense:
             state = apply_mask(state, largest_magnitudes(state, ticket.mask, ticket.kept))
-        return self.recalibrate(state, *purpose)
+        return self.recalibrate(state, *purpose, bn_images=bn_images)
 
     def validate(self, state: State) -> Score:
         return self._score(state, self.data.eval_batches("val"))
@@ -165,15 +165,15 @@ class Evaluator:
             net.eval()
             parameters = dict(net.named_parameters())
             gradients = {name: torch.zeros_like(value) for name, value in parameters.items()}
-            images, loss_sum = 0, 0.0
+            images, loss_sum = 0, torch.zeros((), dtype=torch.float64, device=self.device)
             for inputs, labels in self.workers.watched(self.data.eval_batches("val")):
                 # Labels that were decoded while networks were scored are not for autograd to keep; a copy is.
                 loss = cross_entropy(net(fit_for_backward(inputs)).float(), labels.clone(), reduction="sum")
                 found = torch.autograd.grad(loss, [*parameters.values()])
                 for total, part in zip(gradients.values(), found, strict=True):
                     total += part
-                images, loss_sum = images + len(labels), loss_sum + loss.item()
-        score = total_score(0, images, loss_sum, self.processes)
+                images, loss_sum = images + len(labels), loss_sum + loss.detach()
+        score = total_score(0, images, float(loss_sum), self.processes)
         flat = self.processes.sum_(torch.cat([part.flatten() for part in gradients.values()])) / score.images
         parts = flat.split([part.numel() for part in gradients.values()])
         return score.loss, {name: part.view_as(parameters[name]) for name, part in zip(gradients, parts, strict=True)}
@@ -236,4 +236,8 @@ def precision_name(device: torch.device, amp: bool) -> str:
     """What arithmetic `autocast` gives, for the log."""
     if amp and not has_bfloat16(device):
         return "float32 (it has no bfloat16 for --amp)"
-    return "bfloat16" if amp else "float32"
+    if amp:
+        return "bfloat16"
+    # Torch's default, as in the published scripts: the products of convolutions have ten bits of each factor.
+    in_tf32 = device.type == "cuda" and has_bfloat16(device) and torch.backends.cudnn.allow_tf32
+    return "float32 (convolutions in TF32)" if in_tf32 else "float32"

@@ -71,6 +71,7 @@ class PoolRun:
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
             if file.level in self.entries:
                 self.say(f"level {file.level}: has its pool already")
+                self._remove_unfinished(file)  # a kill may have come between the pool and this
             else:
                 self._pool_ticket(file)
             self._save_table()
@@ -130,8 +131,8 @@ class PoolRun:
             pool = self._search(file, ticket)
         else:
             pool = self.method(self._members(file), self._tools(ticket))
-        if self.final_bn_images is not None and {*pool.shares} != {file.level}:
-            pool.state = self._recalibrate(pool.state, file.level)
+        if self.final_bn_images is not None and not (pool.is_final or pool.is_ticket(file.level)):
+            pool.state = self._finish_pool(ticket)(pool.state)
             pool.score = self.select(self.evaluator.validate(pool.state))
         entry = self._entry(ticket, score.accuracy, pool)
         self.entries[file.level] = entry
@@ -139,6 +140,10 @@ class PoolRun:
             if any(len(step["coefficients"]) > 1 for step in entry["steps"]):  # else there was nothing to choose
                 heat_maps.plot_search(entry, tickets.search_plot(self.folder, file.level), self.select_by)
             self._save_pool(ticket, pool, entry, self._sources(file))
+            self._remove_unfinished(file)
+
+    def _remove_unfinished(self, file: TicketFile) -> None:
+        if self.writes:
             tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
 
     def _score(self, file: TicketFile) -> Score:
@@ -166,13 +171,7 @@ class PoolRun:
             self.evaluator.loss_gradient,
             lambda pool: self.say(_step_line(pool.steps[-1], ticket.level, self.select_by)),
             self.say,
-            lambda state: self._recalibrate(state, ticket.level),
-        )
-
-    def _recalibrate(self, state: State, level: int) -> State:
-        """Few images are enough to choose by, but leave their noise in the statistics that the pool is used with."""
-        return self.evaluator.recalibrate(
-            state, self.seed, "recalibrate", level, "finished", bn_images=self.final_bn_images
+            self._finish_pool(ticket),
         )
 
     def _search(self, file: TicketFile, ticket: Ticket) -> Pool:
@@ -203,7 +202,7 @@ class PoolRun:
             if len(pool.steps) < len(plan) and len(pool.shares) > 1:
                 # Of the tickets that the search took, however little of them.
                 members = {member.level: member.read for member in (start, *candidates) if member.level in pool.shares}
-                offer_mean(pool, start.level, members, finish, score)
+                offer_mean(pool, start.level, members, lambda state: finish(state, len(plan)), score)
                 after_step(pool)
             return pool
 
@@ -211,6 +210,15 @@ class PoolRun:
         """What makes a state that a candidate (its number) was mixed into a network as sparse as `ticket`."""
         return lambda state, number: self.evaluator.finish(
             ticket, state, self.seed, "recalibrate", ticket.level, number
+        )
+
+    def _finish_pool(self, ticket: Ticket) -> Callable[[State], State]:
+        """The same for a pool that is done: on `final_bn_images`.
+
+        Few images are enough to choose by, but leave their noise in the statistics that the pool is used with.
+        """
+        return lambda state: self.evaluator.finish(
+            ticket, state, self.seed, "recalibrate", ticket.level, "finished", bn_images=self.final_bn_images
         )
 
     def _entry(self, ticket: Ticket, ticket_score: float, pool: Pool) -> dict[str, Any]:
@@ -229,7 +237,7 @@ class PoolRun:
         }
 
     def _save_pool(self, ticket: Ticket, pool: Pool, entry: dict[str, Any], sources: list[list]) -> None:
-        grown = {*pool.shares} != {ticket.level} and not ticket.is_dense
+        grown = not (pool.is_ticket(ticket.level) or ticket.is_dense)
         mask = largest_magnitudes(pool.state, ticket.mask, ticket.kept) if grown else ticket.mask
         content = {
             "state_dict": _on_cpu(apply_mask(pool.state, mask)),
@@ -241,7 +249,8 @@ class PoolRun:
         checkpoint.save(content, tickets.pool_path(self.folder, ticket.level))
 
     def _save_unfinished(self, file: TicketFile, pool: Pool) -> None:
-        plain = {**vars(pool), "state": _on_cpu(pool.state), "steps": [asdict(step) for step in pool.steps]}
+        steps = [asdict(step) for step in pool.steps]
+        plain = {"state": _on_cpu(pool.state), "score": pool.score, "shares": pool.shares, "steps": steps}
         content = {"settings": self.study.description["settings"], "tickets": self._sources(file), "pool": plain}
         checkpoint.save(content, tickets.unfinished_pool_path(self.folder, file.level))
 
@@ -283,5 +292,6 @@ def _step_line(step: Step, start: int, select_by: str) -> str:
     tried = [pair for pair in zip(step.coefficients, step.scores, strict=True) if pair[1] is not None]
     scores = "  ".join(f"{coefficient:g}: {write(score)}" for coefficient, score in tried)
     verdict = f"accepted at {step.coefficient:g}" if step.accepted else "rejected, the pool is better"
-    candidate = "the mean of the members" if step.candidate == start else f"level {step.candidate:2d}"
+    is_mean = step.candidate == start and step.coefficients == [0.0]
+    candidate = "the mean of the members" if is_mean else f"level {step.candidate:2d}"
     return f"  with {candidate}: {verdict}  ({scores})"

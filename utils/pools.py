@@ -24,8 +24,8 @@ class Method:
 
     `coefficients(k)` are the shares (0..1) that the pool may keep when its k-th candidate (from 1) is tried;
     `accept_all` takes each candidate whatever it scores; `choose` says which of the coefficients get a score. The
-    others are departures from the paper: a candidate must raise the score by `margin`, all candidates are tried
-    `passes` times, and at the end the mean of the members is tried (`even_out`).
+    others are departures from the paper: a candidate must raise the score by `margin`, in the score's unit, all
+    candidates are tried `passes` times, and at the end the mean of the members is tried (`even_out`).
     """
 
     coefficients: Callable[[int], Sequence[float]]
@@ -60,7 +60,7 @@ def ema(decay: float) -> Method:
 class Step:
     """One candidate tried: the score of each coefficient, the best coefficient, and whether it became the pool.
 
-    A coefficient that the search left out has no score (None).
+    Scores are those of `Pool`. A coefficient that the search left out has none (None).
     """
 
     candidate: int
@@ -72,12 +72,33 @@ class Step:
 
 @dataclass
 class Pool:
-    """The pool so far, its score, and how it came about. `shares` maps each member's level to its weight in it."""
+    """The pool so far, its score, and how it came about.
+
+    The score is what it is chosen by, higher is better: percent, or negative nats with `--select_by loss`. `shares`
+    maps each member's level to its weight in the pool. `is_final` says that its batch norm is that of a finished pool.
+    """
 
     state: State
     score: float
     shares: dict[int, float]
     steps: list[Step] = field(default_factory=list)
+    is_final: bool = False
+
+    def is_ticket(self, level: int) -> bool:
+        """Whether it is the ticket of this level and nothing else."""
+        return {*self.shares} == {level}
+
+    def shares_with(self, level: int, coefficient: float) -> dict[int, float]:
+        """The members' shares if the pool keeps `coefficient` and the candidate of this level has the rest."""
+        shares = {member: share * coefficient for member, share in self.shares.items()}
+        shares[level] = shares.get(level, 0.0) + 1 - coefficient
+        return {member: share for member, share in shares.items() if share > 0}
+
+    def add(self, step: Step, trial: State, score: float, shares: dict[int, float]) -> None:
+        """Note what was tried: if that was accepted, `trial` with its score and shares is the pool from now on."""
+        self.steps.append(step)
+        if step.accepted:
+            self.state, self.score, self.shares = trial, score, shares
 
 
 @dataclass(frozen=True)
@@ -94,7 +115,7 @@ class Tools:
     """What a method that is no search makes its pool with; `finish`, `score` and `after_step` are as for `search`.
 
     `loss_gradient` gives the validation loss of a network and its gradient by each parameter; `say` takes a line;
-    `recalibrate` gives a network the batch norm of a finished pool, from other images than `finish` takes.
+    `finish_pool` does what `finish` does on other images, those of a finished pool.
     """
 
     finish: Callable[[State, int], State]
@@ -102,7 +123,7 @@ class Tools:
     loss_gradient: Callable[[State], tuple[float, State]]
     after_step: Callable[[Pool], None] = lambda pool: None
     say: Callable[[str], None] = lambda line: None
-    recalibrate: Callable[[State], State] = lambda state: state
+    finish_pool: Callable[[State], State] = lambda state: state
 
 
 Rival = Callable[[Sequence[Member], Tools], Pool]  # a pool of members, of which the ticket is the first
@@ -150,14 +171,11 @@ def search(
         coefficients = list(method.coefficients(number))
         trials = _Trials(pool.state, read(), coefficients, lambda state, number=number: finish(state, number), score)
         scores = method.choose(coefficients, lambda chosen, trials=trials: list(each(trials.try_one, chosen)))
-        accepted = method.accept_all or trials.best_score >= pool.score + method.margin
-        if accepted:
-            pool.state, pool.score = trials.best, trials.best_score
-            shares = {member: share * trials.coefficient for member, share in pool.shares.items()}
-            shares[level] = shares.get(level, 0.0) + 1 - trials.coefficient
-            pool.shares = {member: share for member, share in shares.items() if share > 0}
-        step_scores = [scores.get(coefficient) for coefficient in coefficients]
-        pool.steps.append(Step(level, coefficients, step_scores, trials.coefficient, accepted))
+        # A whole margin may come out a rounding short of itself.
+        accepted = method.accept_all or trials.best_score >= pool.score + method.margin * (1 - 1e-9)
+        tried = [scores.get(coefficient) for coefficient in coefficients]
+        step = Step(level, coefficients, tried, trials.coefficient, accepted)
+        pool.add(step, trials.best, trials.best_score, pool.shares_with(level, trials.coefficient))
         after_step(pool)
     return pool
 
@@ -166,21 +184,18 @@ def offer_mean(
     pool: Pool,
     start: int,
     members: Mapping[int, Callable[[], State]],
-    finish: Callable[[State, int], State],
+    finish: Callable[[State], State],
     score: Callable[[State], float],
 ) -> None:
     """Let the plain mean of `members`, finished, become the pool of the level `start` if its score does not fall.
 
     `members` are functions that read states, by level. The step that notes it has the start as its candidate and the
-    coefficient 0: nothing is kept of the pool as it was.
+    coefficient 0, as no other has: nothing is kept of the pool as it was.
     """
-    trial = finish(mean(read() for read in members.values()), len(pool.steps) + 1)
+    trial = finish(mean(read() for read in members.values()))
     trial_score = score(trial)
-    accepted = trial_score >= pool.score
-    if accepted:
-        pool.state, pool.score = trial, trial_score
-        pool.shares = dict.fromkeys(members, 1 / len(members))
-    pool.steps.append(Step(start, [0.0], [trial_score], 0.0, accepted))
+    step = Step(start, [0.0], [trial_score], 0.0, accepted=trial_score >= pool.score)
+    pool.add(step, trial, trial_score, dict.fromkeys(members, 1 / len(members)))
 
 
 class _Trials:

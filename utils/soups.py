@@ -53,17 +53,14 @@ def average_or_soup(members: Sequence[Member], tools: Tools) -> Pool:
     ticket, *candidates = members
     read = [(candidate.level, candidate.read) for candidate in candidates]
     pool = search(ticket_alone(ticket), read, greedy([0.5]), tools.finish, tools.score, tools.after_step)
-    if len(pool.shares) > 1:
-        pool.state = tools.recalibrate(pool.state)
+    if not pool.is_ticket(ticket.level):
+        pool.state = tools.finish_pool(pool.state)
         pool.score = tools.score(pool.state)
     if candidates:
         whole = {member.level: member.read for member in members}
-
-        def finish(state: State, number: int) -> State:
-            return tools.recalibrate(tools.finish(state, number))
-
-        offer_mean(pool, ticket.level, whole, finish, tools.score)
+        offer_mean(pool, ticket.level, whole, tools.finish_pool, tools.score)
         tools.after_step(pool)
+    pool.is_final = True
     return pool
 
 
@@ -71,10 +68,7 @@ def _try(pool: Pool, level: int, soup: State, coefficient: float, tools: Tools) 
     """Let `soup`, in which the pool so far has the share `coefficient`, become the pool if its score does not fall."""
     trial = tools.finish(soup, len(pool.steps) + 1)
     score = tools.score(trial)
-    accepted = score >= pool.score
-    if accepted:
-        shares = {member: share * coefficient for member, share in pool.shares.items() if coefficient > 0}
-        pool.state, pool.score, pool.shares = trial, score, {**shares, level: 1 - coefficient}
-    pool.steps.append(Step(level, [coefficient], [score], coefficient, accepted))
+    step = Step(level, [coefficient], [score], coefficient, accepted=score >= pool.score)
+    pool.add(step, trial, score, pool.shares_with(level, coefficient))
     tools.after_step(pool)
-    return accepted
+    return step.accepted
