@@ -13,21 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import cli
-from utils.export import export
-from utils.parser import Parser, run_script
-from utils.report import format_table
-
-
-def build_parser() -> Parser:
-    parser = Parser(__doc__, usage="%(prog)s FILE OUT [flags]")
-    cli.add_export_flags(parser)
-    return parser
+from utils.export_runs import run_export
+from utils.parser import run_script
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    print(format_table(*export(args.file, args.out)))
+    run_export(argv, __doc__)
 
 
 if __name__ == "__main__":

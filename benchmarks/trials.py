@@ -42,7 +42,7 @@ def record(args: argparse.Namespace, ask: Callable[[Evaluator, State], Answers])
     """Every step of the paper's search from each ticket of `args.tickets`, with the answers that `ask` gives."""
     command = Lottery_pools.build_parser().parse_args(inputs.argv(args, jobs=1))
     data = data_from_flags(command, cli.select_device(command))
-    nets = cli.make_networks(command, data, data.device)
+    nets = cli.make_networks(command, data, data.device, at_once=1)
     evaluator = Evaluator(args.arch, nets, data, command.batch_size, args.bn_images, amp=True)
     found = []
     for folder in args.tickets:

@@ -16,7 +16,7 @@ from CIFAR import Lottery_pools, evaluate, main_imp
 from CIFAR.dataset import ImageData, load_data
 from utils.batchnorm import recalibrate
 from utils.evaluation import evaluate as score
-from utils.methods import METHODS
+from utils.method_names import METHODS
 from utils.pruning import dense_mask, largest_magnitudes
 from utils.tickets import CONNECTIVITY_JSON, EVALUATION_CSV, find_tickets, read_ticket
 from utils.training import make_optimizer, train_epoch

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 import models
-from utils.methods import METHODS
+from utils.method_names import METHODS
 
 SCRIPTS = [(folder, name) for folder in ("CIFAR", "ImageNet") for name in ("main_imp", "Lottery_pools", "evaluate")]
 SCRIPTS.append(("CIFAR", "corrupt"))

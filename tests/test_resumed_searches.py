@@ -12,7 +12,7 @@ from script_runs import ENSEMBLE, METHODS, assert_same_pools, change_ticket, loa
 from CIFAR import Lottery_pools
 from utils.errors import UserError
 from utils.evaluation import Evaluator
-from utils.methods import method_label
+from utils.method_names import method_label
 from utils.pool_runs import PoolRun
 from utils.tickets import may_be_missing
 

@@ -13,7 +13,7 @@ import models
 from utils.allocator import keep_freed_memory
 from utils.distributed import SINGLE, Processes, connect
 from utils.errors import UserError
-from utils.methods import METHODS, most_at_once
+from utils.method_names import METHODS
 from utils.parser import Page, Parser, count, nonnegative, positive
 from utils.places import find_place
 from utils.randomness import derive_seed
@@ -115,12 +115,6 @@ def add_evaluation_flags(parser: Parser, corruptions: str) -> None:
     parser.set_defaults(seed=0)  # nothing is drawn
 
 
-def add_export_flags(parser: Parser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="a ticket or a pool")
-    parser.add_argument("out", type=Path, metavar="OUT", help="what to write: dense .pt or .safetensors, sparse .npz")
-    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
-
-
 def add_jobs_flag(parser: Parser) -> None:
     group = parser.add_argument_group("speed")
     group.add_argument(
@@ -196,9 +190,9 @@ def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Mod
     return net
 
 
-def make_networks(args: argparse.Namespace, data, device: torch.device) -> list[nn.Module]:
-    """As many networks as --jobs says, by default as a CPU has threads to share among the coefficients of a search."""
-    cpu = min(torch.get_num_threads(), most_at_once(args))
+def make_networks(args: argparse.Namespace, data, device: torch.device, at_once: int) -> list[nn.Module]:
+    """As many networks as --jobs says; by default as a CPU has threads for those that can be worked on `at_once`."""
+    cpu = min(torch.get_num_threads(), at_once)
     jobs = args.jobs or (cpu if device.type == "cpu" else 1)
     return [make_network(args, data, device) for _ in range(jobs)]
 

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from utils import checkpoint, report, tickets
-from utils.methods import TICKET
+from utils.method_names import TICKET
 from utils.recorded import Entry, Results
 from utils.spread import format_spread, spread
 

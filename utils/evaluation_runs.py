@@ -14,7 +14,7 @@ from utils.corruptions import CorruptedImages, counted
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Evaluator, precision_name
 from utils.folders import check_folder
-from utils.methods import CONNECTIVITY
+from utils.method_names import CONNECTIVITY
 from utils.networks import NetworkFile, holds_pools
 from utils.provenance import describe_run
 from utils.recorded import read_all

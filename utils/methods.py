@@ -1,10 +1,9 @@
-"""The methods that `Lottery_pools.py` offers, by the names of --interpolate_method."""
+"""Doing what --interpolate_method names with the tickets of one run."""
 
 import argparse
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -16,44 +15,16 @@ from utils.ensembles import EnsembleRun
 from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
 from utils.learned import GROUPS, learned
+from utils.method_names import CONNECTIVITY, DEPARTURES, ENSEMBLE, LEARNED, SEARCH, folder_name
 from utils.pool_runs import PoolRun
 from utils.pool_tables import draw, results_table
-from utils.pools import PAPER_COEFFICIENTS, Method, Rival, ema, greedy, swa
+from utils.pools import Method, Rival, ema, greedy, swa
 from utils.provenance import OLDER, describe_run
 from utils.soups import average_or_soup, greedy_soup, uniform_soup
 from utils.studies import Study
 from utils.tickets import TicketFile
 
-TICKET = "ticket"  # what tables and pictures call one
-SEARCH = "Lottery_pools"
-CONNECTIVITY = "linear_inter"
 SOUPS = {"uniform_soup": uniform_soup, "greedy_soup": greedy_soup, "average_or_soup": average_or_soup}
-LEARNED = "learned"
-ENSEMBLE = "ensemble"
-METHODS = {
-    SEARCH: "the greedy search over neighbours and coefficients (Yin et al. 2023); one of 0.5 is averaging",
-    "interpolate_swa": "the running mean of the ticket and its neighbours (Izmailov et al. 2018)",
-    "interpolate_ema": "their exponential moving average, which keeps --EMA_value",
-    "uniform_soup": "the plain mean of the ticket and its neighbours (Wortsman et al. 2022)",
-    "greedy_soup": "the mean of those that do not lower its accuracy, best ones first (Wortsman et al. 2022)",
-    "average_or_soup": "averaging, or the uniform soup if that scores no less on validation images",
-    LEARNED: "weights of the ticket and its neighbours by gradient on validation images",
-    ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
-    CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
-}
-# Flags that depart from the paper, all later ones, and the methods that heed them.
-DEPARTURES = {
-    "select_by": (SEARCH, "greedy_soup", "average_or_soup"),
-    **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
-    "learned_per": (LEARNED,),
-    "denser_num": tuple(name for name in METHODS if name != CONNECTIVITY),
-}
-LABELS = {"interpolate_swa": "SWA", **{name: name.replace("_", " ") for name in (*SOUPS, LEARNED, ENSEMBLE)}}
-
-
-def method_name(text: str) -> str:
-    """The name of a method; the paper's README spells connectivity "liner_inter"."""
-    return CONNECTIVITY if text == "liner_inter" else text
 
 
 def most_at_once(args: argparse.Namespace) -> int:
@@ -83,14 +54,22 @@ def run_method(
     )
     files = tickets.find_tickets(source)
     levels = _chosen_levels(args.levels, files)
-    folder = args.save_dir or tickets.pools_folder(source, _folder_name(args))
+    folder = args.save_dir or tickets.pools_folder(source, folder_name(vars(args)))
     in_step = processes if processes.world == 1 or splits_images(args) else SINGLE
     evaluator = Evaluator(args.arch, nets, data, args.batch_size, args.bn_images, args.amp, in_step)
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
     where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
     study = Study(
-        *(files, evaluator, args.search_num, args.seed, folder, description, say, args.ticket_tolerance, processes),
+        files,
+        evaluator,
+        args.search_num,
+        args.seed,
+        folder,
+        description,
+        say,
+        ticket_tolerance=args.ticket_tolerance,
+        processes=processes,
         denser_num=args.denser_num,
     )
     if args.interpolate_method == CONNECTIVITY:
@@ -133,38 +112,6 @@ def _method(args: argparse.Namespace) -> Method | Rival:
         return ema(args.EMA_value)
     others = {"margin": args.accept_margin, "passes": args.passes, "even_out": args.even_out}
     return greedy(args.interpolation_value_list, SEARCHES[args.coefficient_search], **others)
-
-
-def method_label(settings: Mapping[str, Any]) -> str:
-    """What tables and pictures call the method that a `pools.json` with these `settings` comes from."""
-    return ", ".join([_plain_label(settings), *(words.replace("_", " ") for words in _departures(settings))])
-
-
-def _plain_label(settings: Mapping[str, Any]) -> str:
-    method, values = settings["interpolate_method"], settings["interpolation_value_list"]
-    if method == SEARCH:
-        if values == list(PAPER_COEFFICIENTS):
-            return "Lottery Pools"
-        return "average" if values == [0.5] else f"Lottery Pools ({len(values)} coefficients)"
-    return f"EMA {settings['EMA_value']:g}" if method == "interpolate_ema" else LABELS[method]
-
-
-def _folder_name(args: argparse.Namespace) -> str:
-    """A folder of its own for each method, its coefficients and departures: commands can follow each other."""
-    name, values = args.interpolate_method, args.interpolation_value_list
-    if name == "interpolate_ema":
-        name = f"{name}_{args.EMA_value:g}"
-    elif name not in LABELS and values != list(PAPER_COEFFICIENTS):
-        name = "_".join([name, *(f"{value:g}" for value in values)])
-    return "_".join([name, *_departures(vars(args))])
-
-
-def _departures(settings: Mapping[str, Any]) -> list[str]:
-    """The flags by which the method of these `settings` departs from the paper: `passes_2`, `even_out`."""
-    heeded = [name for name, methods in DEPARTURES.items() if settings["interpolate_method"] in methods]
-    values = {name: {**OLDER, **settings}[name] for name in heeded}
-    found = {name: value for name, value in values.items() if value != OLDER[name]}
-    return [name if value is True else f"{name}_{value}" for name, value in found.items()]
 
 
 def _chosen_levels(wanted: Sequence[int] | None, files: Sequence[TicketFile]) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils import checkpoint, tickets
 from utils.errors import UserError
-from utils.methods import TICKET, method_label
+from utils.method_names import TICKET, method_label
 from utils.recorded import Results, read_results
 from utils.tickets import TicketFile
 

@@ -10,7 +10,7 @@ from utils.connectivity import PAIRS
 from utils.evaluation import SELECTIONS
 from utils.imp import PRUNE_TYPES
 from utils.learned import GROUPS
-from utils.methods import METHODS, SEARCH, method_name
+from utils.method_names import METHODS, SEARCH, method_name
 from utils.parser import Parser, Preset, count, nonnegative, positive, share
 from utils.pool_runs import ORDERS
 from utils.pools import PAPER_COEFFICIENTS

@@ -8,7 +8,7 @@ from typing import Any
 
 from utils import checkpoint, tickets
 from utils.errors import UserError
-from utils.methods import ENSEMBLE, method_label
+from utils.method_names import ENSEMBLE, method_label
 from utils.plain_data import is_whole, misfit
 from utils.provenance import FREE_FLAGS
 from utils.records import COMPARED, STARTS

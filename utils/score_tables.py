@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from utils import report
-from utils.methods import TICKET
+from utils.method_names import TICKET
 from utils.scoring import Scored
 from utils.spread import format_spread, spread
 

@@ -1,0 +1,70 @@
+"""The methods that --interpolate_method names: what they are called in flags, tables and folders."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from utils.pools import PAPER_COEFFICIENTS
+from utils.provenance import OLDER
+
+TICKET = "ticket"  # what tables and pictures call one
+SEARCH = "Lottery_pools"
+CONNECTIVITY = "linear_inter"
+LEARNED = "learned"
+ENSEMBLE = "ensemble"
+METHODS = {
+    SEARCH: "the greedy search over neighbours and coefficients (Yin et al. 2023); one of 0.5 is averaging",
+    "interpolate_swa": "the running mean of the ticket and its neighbours (Izmailov et al. 2018)",
+    "interpolate_ema": "their exponential moving average, which keeps --EMA_value",
+    "uniform_soup": "the plain mean of the ticket and its neighbours (Wortsman et al. 2022)",
+    "greedy_soup": "the mean of those that do not lower its accuracy, best ones first (Wortsman et al. 2022)",
+    "average_or_soup": "averaging, or the uniform soup if that scores no less on validation images",
+    LEARNED: "weights of the ticket and its neighbours by gradient on validation images",
+    ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
+    CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
+}
+# Flags that depart from the paper, all later ones, and the methods that heed them.
+DEPARTURES = {
+    "select_by": (SEARCH, "greedy_soup", "average_or_soup"),
+    **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
+    "learned_per": (LEARNED,),
+    "denser_num": tuple(name for name in METHODS if name != CONNECTIVITY),
+}
+RIVALS = ("uniform_soup", "greedy_soup", "average_or_soup", LEARNED, ENSEMBLE)
+LABELS = {"interpolate_swa": "SWA", **{name: name.replace("_", " ") for name in RIVALS}}
+
+
+def method_name(text: str) -> str:
+    """The name of a method; the paper's README spells connectivity "liner_inter"."""
+    return CONNECTIVITY if text == "liner_inter" else text
+
+
+def method_label(settings: Mapping[str, Any]) -> str:
+    """What tables and pictures call the method that a `pools.json` with these `settings` comes from."""
+    return ", ".join([_plain_label(settings), *(words.replace("_", " ") for words in _departures(settings))])
+
+
+def _plain_label(settings: Mapping[str, Any]) -> str:
+    method, values = settings["interpolate_method"], settings["interpolation_value_list"]
+    if method == SEARCH:
+        if values == list(PAPER_COEFFICIENTS):
+            return "Lottery Pools"
+        return "average" if values == [0.5] else f"Lottery Pools ({len(values)} coefficients)"
+    return f"EMA {settings['EMA_value']:g}" if method == "interpolate_ema" else LABELS[method]
+
+
+def folder_name(settings: Mapping[str, Any]) -> str:
+    """A folder of its own for each method, its coefficients and departures: commands can follow each other."""
+    name, values = settings["interpolate_method"], settings["interpolation_value_list"]
+    if name == "interpolate_ema":
+        name = f"{name}_{settings['EMA_value']:g}"
+    elif name not in LABELS and values != list(PAPER_COEFFICIENTS):
+        name = "_".join([name, *(f"{value:g}" for value in values)])
+    return "_".join([name, *_departures(settings)])
+
+
+def _departures(settings: Mapping[str, Any]) -> list[str]:
+    """The flags by which the method of these `settings` departs from the paper: `passes_2`, `even_out`."""
+    heeded = [name for name, methods in DEPARTURES.items() if settings["interpolate_method"] in methods]
+    values = {name: {**OLDER, **settings}[name] for name in heeded}
+    found = {name: value for name, value in values.items() if value != OLDER[name]}
+    return [name if value is True else f"{name}_{value}" for name, value in found.items()]
