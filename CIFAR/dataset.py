@@ -6,8 +6,9 @@ data and the network, and what an epoch sees follows from its purpose (seed, lev
 
 import hashlib
 import math
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +24,9 @@ CIFAR_STATISTICS = {
     "cifar100": ([0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762]),
 }
 CIFAR_VAL_IMAGES = 5000
+Drawn = tuple[Tensor, Tensor, Tensor]
+# The threads of a search ask for the same pass at the same time: what it takes is made once.
+_LOCK = threading.Lock()
 
 
 @dataclass
@@ -69,6 +73,7 @@ class ImageData:
     classes: list[str]
     padding: int
     flip: bool
+    _drawn: tuple[tuple, Drawn] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def side(self) -> int:
@@ -107,8 +112,9 @@ class ImageData:
         be smaller. With `limit` above 0 the pass ends after that many images, which are a random subset then; they are
         augmented as in the whole pass. The pass begins with its 0-based batch `first`.
         """
-        order, corners, mirrored = self._draw_augmentation(purpose, self._pass_length(limit))
-        pixels = self._padded.view(-1, 3)
+        with _LOCK:
+            order, corners, mirrored = self._augmentation(purpose, self._pass_length(limit))
+            pixels = self._padded.view(-1, 3)
         batches = zip(*(t.split(batch_size)[first:] for t in (order, corners, mirrored)), strict=True)
         for index, corner, mirror in batches:
             positions = corner[:, None] + self._window[mirror]
@@ -125,7 +131,13 @@ class ImageData:
     def _pass_length(self, limit: int) -> int:
         return min(limit, len(self.train)) if limit > 0 else len(self.train)
 
-    def _draw_augmentation(self, purpose: tuple[int | str, ...], length: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _augmentation(self, purpose: tuple[int | str, ...], length: int) -> Drawn:
+        """What `_draw_augmentation` gives; the last is kept, for all coefficients of a candidate ask for the same."""
+        if self._drawn is None or self._drawn[0] != (purpose, length):
+            self._drawn = (purpose, length), self._draw_augmentation(purpose, length)
+        return self._drawn[1]
+
+    def _draw_augmentation(self, purpose: tuple[int | str, ...], length: int) -> Drawn:
         """For the first `length` images of the shuffled order, each N int64 on the device.
 
         These are the image, the position in `_padded` of its crop's upper left pixel, and 1 if it is mirrored, else 0.

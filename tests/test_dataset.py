@@ -1,9 +1,13 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from test_sources import assert_refused, npz_arrays, write_npz
 from torchvision.transforms import functional as vision
 
+from CIFAR import dataset
 from CIFAR.dataset import ImageData, Split, channel_statistics, load_data
 from utils.randomness import generator
 
@@ -61,6 +65,34 @@ def test_purpose_alone_decides_the_batches():
     assert_same_pass(first, data.train_batches(8, 1, "epoch", 4))
     assert torch.equal(gather(first)[0], gather(data.train_batches(30, 1, "epoch", 4))[0])
     assert not torch.equal(gather(first)[1], gather(data.train_batches(8, 1, "epoch", 5))[1])
+
+
+def test_a_pass_that_is_asked_for_again_and_by_many_threads_is_drawn_once(monkeypatch):
+    data, calls = make_data(), []
+
+    def noted(function):
+        def run(*args):
+            calls.append((function.__name__, *args))
+            time.sleep(0.02)
+            return function(*args)
+
+        return run
+
+    def batches(limit: int = 0, level: int = 0):
+        return [*data.train_batches(8, 1, "recalibrate", level, limit=limit)]
+
+    expected = batches()
+    data = make_data()
+    monkeypatch.setattr(dataset, "generator", noted(dataset.generator))
+    monkeypatch.setattr(torch.nn.functional, "pad", noted(torch.nn.functional.pad))
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: batches(), range(4)):
+            assert_same_pass(found, expected)
+    assert sorted(name for name, *_ in calls) == ["generator", "pad"]
+    assert len(batches(limit=8)) == 1 and len(batches(level=1)) == 4
+    assert_same_pass(batches(), expected)
+    drawn = [purpose for name, *purpose in calls if name == "generator"]
+    assert drawn == [[1, "recalibrate", level] for level in (0, 0, 1, 0)]
 
 
 @pytest.mark.parametrize("limit, count, batches", [(0, 30, 4), (1, 1, 1), (8, 8, 1), (9, 9, 2), (99, 30, 4)])
