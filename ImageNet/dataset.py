@@ -6,6 +6,7 @@ those are, and how each is cropped, follows from the seed alone, whatever the nu
 """
 
 import hashlib
+import os
 import secrets
 import shutil
 import sys
@@ -106,9 +107,11 @@ class ImageFolders:
         self.root, self.device, self.side, self.workers = root, processes.device, image_size, workers
         self.processes, self.part, self.seed = processes, processes if split_work else SINGLE, seed
         self.samples, self.classes = _read_folders(root, val_images, data_limit)
-        self._room = cache_gb * 1e9
+        self._cache_gb, self._room = cache_gb, cache_gb * 1e9
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
+        self._unkept: set[str] = set()  # for which there was no room
         self._other = ""
+        self._recalibration: dict[int, Photographs] = {}
         self._augment = transforms.Compose(
             [
                 transforms.RandomResizedCrop(image_size, scale=(0.1, 1.0), ratio=(0.8, 1.25)),
@@ -155,11 +158,16 @@ class ImageFolders:
 
         They are `limit` images (0: all), each with one crop, the same for every `purpose`: so they are decoded once.
         """
-        purpose = (self.seed, "recalibrate")
-        chosen = torch.randperm(len(self.samples["train"]), generator=generator(*purpose)).tolist()
-        samples = [self.samples["train"][index] for index in chosen[: limit or None]]
-        batches = torch.arange(len(samples)).split(batch_size)[self.part.rank :: self.part.world]
-        return self._kept(f"recalibration {limit}", Photographs(samples, self.side, self._augment, purpose), batches)
+        if limit not in self._recalibration:  # every trial asks, and a list of a million takes half a second
+            self._recalibration[limit] = self._draw_recalibration(limit)
+        photographs = self._recalibration[limit]
+        batches = torch.arange(len(photographs)).split(batch_size)[self.part.rank :: self.part.world]
+        return self._kept(f"recalibration on {limit or 'all'} images", photographs, batches)
+
+    def _draw_recalibration(self, limit: int) -> Photographs:
+        samples, purpose = self.samples["train"], (self.seed, "recalibrate")
+        chosen = torch.randperm(len(samples), generator=generator(*purpose))[: limit or None].tolist()
+        return Photographs([samples[index] for index in chosen], self.side, self._augment, purpose)
 
     def eval_batches(self, split: str, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of "train", "val" or "test", in order, not augmented."""
@@ -196,16 +204,29 @@ class ImageFolders:
 
     def _kept(self, name: str, photographs: Photographs, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `photographs` by their indices, from memory where there is room for all, else decoded again."""
-        size = len(photographs) * 3 * self.side**2
-        if name not in self._memory and size <= self._room:
-            self._room -= size
-            self._memory[name] = self._decode_once(photographs)
-        if name not in self._memory:
+        if name not in self._memory and name not in self._unkept:
+            self._keep(name, photographs)
+        if name in self._unkept:
             return self._readable(self._decode(photographs, batches))
         images, labels = self._memory[name]
         if (labels == UNREADABLE).all():
             raise self._nothing_readable()
         return self._readable((images[batch], labels[batch]) for batch in batches)
+
+    def _keep(self, name: str, photographs: Photographs) -> None:
+        """Decode all `photographs` into memory or, where there is no room for them, say so and note it."""
+        size = len(photographs) * 3 * self.side**2
+        memory, reason = None, f"do not fit into what --cache_gb {self._cache_gb:g} leaves"
+        if size <= self._room:
+            memory, reason = self._shared_memory(size + 8 * len(photographs))
+        if memory is not None:
+            self._room -= size
+            self._memory[name] = self._decode_into(memory, photographs)
+            return
+        self._unkept.add(name)
+        if self.processes.is_main and self._cache_gb:  # who gives 0 knows
+            line = f"{name}: {size / 1e9:.1f} GB of decoded images {reason}, so that every pass decodes them again"
+            print(one_line(line), file=sys.stderr, flush=True)
 
     def _decode(self, photographs: Photographs, batches: Sequence[Tensor]) -> DataLoader:
         return Loader(
@@ -244,10 +265,9 @@ class ImageFolders:
     def _nothing_readable(self) -> UserError:
         return UserError(f"{self.root}: none of the images that are needed can be read: replace those above")
 
-    def _decode_once(self, photographs: Photographs) -> tuple[Tensor, Tensor]:
-        """All `photographs`, N×3×S×S uint8, and labels, in memory that the processes of this host share and fill."""
+    def _decode_into(self, memory: Tensor, photographs: Photographs) -> tuple[Tensor, Tensor]:
+        """All `photographs`, N×3×S×S uint8, and labels, in `memory`, which this host's processes share and fill."""
         count, rank, world = len(photographs), self.processes.local_rank, self.processes.local_world
-        memory = self._shared_memory(count * (8 + 3 * self.side**2))
         labels = memory[: 8 * count].view(torch.int64)
         images = memory[8 * count :].view(count, 3, self.side, self.side)
         mine = torch.arange(rank, count, world).split(64) if rank < count else ()
@@ -256,21 +276,27 @@ class ImageFolders:
         self.processes.barrier()
         return images, labels
 
-    def _shared_memory(self, size: int) -> Tensor:
-        """`size` bytes that the processes of this host share. The file behind them is unlinked before it is used."""
+    def _shared_memory(self, size: int) -> tuple[Tensor | None, str]:
+        """`size` bytes that the processes of this host share; None, and why, where any host has no room for them.
+
+        The file behind them is unlinked before it is used.
+        """
         # The first process of each machine chooses for it: free space changes from one look to the next.
         folders = self.processes.gather_objects(str(_memory_folder(size)))
         name = self.processes.broadcast_object(f"lottery_pools_{secrets.token_hex(8)}")
         path = Path(folders[self.processes.rank - self.processes.local_rank], name)
-        if self.processes.local_rank == 0:
-            with path.open("xb") as file:
-                file.truncate(size)
-        self.processes.barrier()
-        memory = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
-        self.processes.barrier()
-        if self.processes.local_rank == 0:
-            path.unlink()
-        return memory
+        owner = self.processes.local_rank == 0
+        try:
+            # Nobody maps the file before all know that every host has one.
+            failures = [*filter(None, self.processes.gather_objects(_allocate(path, size) if owner else ""))]
+            if failures:
+                return None, failures[0]
+            memory = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+            self.processes.barrier()
+            return memory, ""
+        finally:
+            if owner:
+                path.unlink(missing_ok=True)
 
 
 def _slice(part: range) -> slice:
@@ -282,6 +308,22 @@ def _memory_folder(size: int) -> Path:
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 1.1 * size
     return memory if roomy else Path(tempfile.gettempdir())
+
+
+def _allocate(path: Path, size: int) -> str:
+    """Make a file of `size` bytes that are really there; returns why that fails, or an empty text.
+
+    Into a sparse file one can write until its file system is full; then the process is killed without a word.
+    """
+    try:
+        with path.open("xb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS
+                file.truncate(size)
+    except OSError as error:
+        return f"cannot be kept in {path.parent} ({error.strerror or error})"
+    return ""
 
 
 def _read_folders(root: Path, val_images: int | None, data_limit: int) -> tuple[dict[str, list[Sample]], list[str]]:

@@ -175,6 +175,18 @@ def imagenet_pools(photographs, imagenet_tickets, tmp_path_factory) -> dict[str,
     return {name: folder / name for name in ("one", "two", "starts")}
 
 
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 300 kB, where one can be had."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no small file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 class Launched:
     """A launcher at work in `folder`, where its scripts may be."""
 

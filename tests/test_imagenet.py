@@ -1,5 +1,6 @@
 """ImageNet's scripts on small photographs: what each process sees, and the same tickets and pools from one or two."""
 
+import errno
 import functools
 import json
 import os
@@ -28,7 +29,7 @@ from torchvision.transforms.functional import pil_to_tensor
 import models
 from ImageNet import Lottery_pools, evaluate, main_imp
 from ImageNet.corruptions import CorruptedFolders
-from ImageNet.dataset import UNREADABLE, ImageFolders, Photographs
+from ImageNet.dataset import UNREADABLE, ImageFolders, Photographs, _allocate
 from ImageNet.flags import data_from_flags
 from utils import tickets
 from utils.corruptions import SEVERITIES
@@ -101,10 +102,73 @@ def test_kept_images_are_the_decoded_ones_and_are_decoded_once(photographs, monk
             monkeypatch.setattr(kept, "_decode", None)
 
 
-def test_no_room_for_kept_images_means_decoding_again(photographs):
+def count_validation(data: ImageFolders) -> int:
+    return sum(len(labels) for _, labels in data.eval_batches("val"))
+
+
+def test_no_room_for_kept_images_means_decoding_again_and_is_said_once(photographs, capfd):
     data = images_of(photographs, cache_gb=1e-6)
-    assert sum(len(labels) for _, labels in data.eval_batches("val")) == 21
+    assert count_validation(data) == count_validation(data) == 21
     assert not data._memory
+    words = "decoded images do not fit into what --cache_gb 1e-06 leaves, so that every pass decodes them again"
+    assert capfd.readouterr().err == f"val: 0.0 GB of {words}\n"
+    assert count_validation(images_of(photographs, rank(1, 2), cache_gb=1e-6)) == 11
+    assert count_validation(images_of(photographs, cache_gb=0)) == 21
+    assert capfd.readouterr().err == "", "of another rank, or of a cache that nobody wants"
+
+
+@pytest.fixture
+def kept_here(monkeypatch, tmp_path) -> Path:
+    """The folder of kept images."""
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    monkeypatch.setattr("ImageNet.dataset._memory_folder", lambda size: folder)
+    return folder
+
+
+def test_a_full_file_system_means_decoding_again_and_is_said_once(photographs, kept_here, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    data = images_of(photographs, cache_gb=1)
+    room = data._room
+    assert count_validation(data) == count_validation(data) == 21
+    assert not data._memory and data._room == room and not any(kept_here.iterdir())
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"val: 0.0 GB of decoded images cannot be kept in {kept_here} (No space left on device), so")
+
+
+def test_memory_that_is_not_there_is_missed_before_it_is_written_to(small_disk):
+    assert "No space left on device" in _allocate(small_disk / "images", 10**6)
+
+
+class Second(Processes):
+    """One of two processes, of which the other has no room for kept images."""
+
+    def gather_objects(self, value):
+        values = ["cannot be kept there"] * 2
+        values[self.rank] = value
+        return values
+
+    def broadcast_object(self, value):
+        return value
+
+
+@pytest.mark.parametrize("place", [(0, 2, 0, 1), (1, 2, 0, 1), (1, 2, 1, 2)], ids=["host 0", "host 1", "same host"])
+def test_no_process_keeps_images_for_which_another_has_no_room(photographs, kept_here, place, capfd):
+    data = images_of(photographs, Second(*place, torch.device("cpu")), cache_gb=1)
+    assert count_validation(data) == (10, 11)[place[0]]
+    assert not data._memory and not any(kept_here.iterdir())
+    assert ("cannot be kept there" in capfd.readouterr().err) == data.processes.is_main
+
+
+def test_images_of_recalibration_are_chosen_once(photographs, monkeypatch):
+    data = images_of(photographs)
+    first = [*data.bn_batches(8, limit=20)]
+    monkeypatch.setattr(torch, "randperm", None)
+    for (images, labels), (others, other_labels) in zip(first, data.bn_batches(8, limit=20), strict=True):
+        assert torch.equal(images, others) and torch.equal(labels, other_labels)
 
 
 def test_augmentation_does_not_depend_on_workers(photographs):
