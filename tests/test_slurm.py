@@ -37,12 +37,13 @@ def job(tmp_path):
     return run
 
 
+JOBS = ["cifar_imp.sh", "cifar_pools.sh", "imagenet_slurm.sh"]
 ONE = {"ARCHS": "resnet20s", "DATASETS": "cifar10", "SEEDS": "1"}
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "node0"}
 SLURM |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0"}
 
 
-@pytest.mark.parametrize("script", ["cifar_imp.sh", "cifar_pools.sh", "imagenet_slurm.sh"])
+@pytest.mark.parametrize("script", JOBS)
 def test_a_job_that_was_told_to_stop_goes_back_into_the_queue(job, script, tmp_path):
     status, calls = job(script, 75, tmp_path, **ONE, **SLURM)
     assert status == 75
@@ -51,7 +52,7 @@ def test_a_job_that_was_told_to_stop_goes_back_into_the_queue(job, script, tmp_p
     assert calls[-1] == "scontrol requeue 17"
 
 
-@pytest.mark.parametrize("script", ["cifar_imp.sh", "cifar_pools.sh", "imagenet_slurm.sh"])
+@pytest.mark.parametrize("script", JOBS)
 def test_a_virtual_environments_interpreter_is_found_from_the_repository_and_stays_a_link(job, script, tmp_path):
     (tmp_path / "bin" / "python").rename(tmp_path / "bin" / "python3")
     (tmp_path / "bin" / "python").symlink_to("python3")
@@ -75,7 +76,8 @@ def test_by_hand_nothing_of_slurm_is_called(job):
 
 
 def test_scripts_ask_for_the_signal_and_the_queue():
-    for path in sorted((ROOT / "scripts").glob("*.sh")):
-        text = path.read_text()
-        if "#SBATCH" in text:
-            assert "#SBATCH --requeue\n" in text and "#SBATCH --signal=TERM@120\n" in text, path
+    texts = {path.name: path.read_text() for path in (ROOT / "scripts").glob("*.sh")}
+    jobs = {name for name, text in texts.items() if "#SBATCH" in text}
+    assert jobs == {*JOBS}
+    for name in jobs:
+        assert "#SBATCH --requeue\n" in texts[name] and "#SBATCH --signal=TERM@120\n" in texts[name], name
