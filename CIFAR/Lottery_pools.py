@@ -1,10 +1,12 @@
-"""Turn tickets into stronger ones of the same density: Lottery Pools and its rivals; or look at the line between them.
+"""Turn tickets into stronger ones of the same density: Lottery Pools and other methods; or look at lines between them.
 
     python Lottery_pools.py --checkpoint DIR --dataset cifar100 --arch resnet18 --interpolate_method Lottery_pools
     python Lottery_pools.py --checkpoint DIR --dataset digits --arch resnet20s --interpolation_value_list 0.5
 
 DIR holds tickets of main_imp.py, of the published scripts or of OpenLTH. Pools, pools.json, pools.csv and accuracy.png
 go to DIR/pools/ or to --save_dir. The same command, given again, goes on where the last one stopped.
+
+The method itself is `search` in utils/pools.py; utils/pool_runs.py applies it to the tickets of a run.
 """
 
 import sys

@@ -5,6 +5,8 @@
 
 One ticket a level goes to checkpoints/{prune_type}/{dataset}/{arch}/rewind_epoch_{N}/seed{S}/ or to --save_dir. The
 same command, given again, goes on where the last run stopped.
+
+The loop over levels is `ImpRun` in utils/imp.py; what is pruned is decided in utils/pruning.py.
 """
 
 import sys

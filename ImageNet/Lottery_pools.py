@@ -5,6 +5,8 @@
 
 TICKETS holds tickets of OpenLTH or of main_imp.py, DIR the photographs: train, val and, if there is one, test. Pools,
 pools.json, pools.csv and accuracy.png go to TICKETS/pools/ or to --output_dir.
+
+The method itself is `search` in utils/pools.py; utils/pool_runs.py applies it to the tickets of a run.
 """
 
 import sys

@@ -5,6 +5,8 @@
 
 DIR holds train, val and, if there is one, test. Tickets go to checkpoints/… or to --save_dir, in OpenLTH's layout. The
 same command, given again, goes on where the last run stopped, with any number of processes.
+
+The loop over levels is `ImpRun` in utils/imp.py; what is pruned is decided in utils/pruning.py.
 """
 
 import sys

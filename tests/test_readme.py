@@ -1,20 +1,38 @@
-"""The programs in README run as printed."""
+"""README keeps its word: programs and commands run as printed, and its flags and files are there."""
 
+import importlib
 import re
+import shlex
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
+import models
+import multiproc
+from CIFAR import Lottery_pools
 from utils.export import write_sparse
+from utils.parser import Parser
 from utils.pruning import count_kept
+
+README = (ROOT / "README.md").read_text()
+SCRIPTS = {
+    "CIFAR": {"main_imp.py", "Lottery_pools.py", "evaluate.py", "corrupt.py"},
+    "ImageNet": {"main_imp.py", "Lottery_pools.py", "evaluate.py"},
+}
+FOLDERS = ("CIFAR", "ImageNet", "benchmarks", "models", "scripts", "tests", "utils")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def program(section: str, number: int = 0) -> str:
     """A block of Python of README's `section`."""
-    readme = (ROOT / "README.md").read_text()
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", readme, re.DOTALL | re.MULTILINE)
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[number]
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+    return blocks("python", text)[number]
 
 
 def test_networks_that_have_nothing_to_do_with_images_are_pooled(capsys):
@@ -39,3 +57,82 @@ def test_sparse_file_is_read_without_anything_of_ours(tmp_path, monkeypatch):
     exec(program("Networks for other programs"), found)
     assert found["state"].keys() == state.keys()
     assert all(torch.equal(found["state"][name], value) for name, value in state.items())
+
+
+def test_pool_is_read_with_nothing_of_ours_but_the_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(
+        {"state_dict": models.build("resnet18", 100, [0.5] * 3, [0.2] * 3).state_dict()}, "3model_SA_best.pth.tar"
+    )
+    images, labels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8), np.arange(9)
+    classes = [str(label) for label in range(100)]
+    np.savez("images.npz", x_train=images, y_train=labels, x_test=images, y_test=labels, classes=classes)
+    search = "--checkpoint . --save_dir . --dataset npz --data images.npz --arch resnet18 --search_num 0 --device cpu"
+    Lottery_pools.main(search.split())
+    found = {}
+    exec(program("Files"), found)
+    state, pool = found["net"].state_dict(), torch.load("3pool.pth.tar", weights_only=True)
+    assert state.keys() == pool["state_dict"].keys()
+    assert all(torch.equal(value, pool["state_dict"][name]) for name, value in state.items())
+    assert state["normalize.mean"].flatten().tolist() == [0.5] * 3
+
+
+def commands() -> list[tuple[str, str]]:
+    """The lines of README's shell that call a script, and the folder that they are given in: the last one of `cd`."""
+    found = []
+    for section in re.split(r"^## ", README, flags=re.MULTILINE):
+        folder = "."
+        for line in "".join(blocks("sh", section)).replace("\\\n", "").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["cd"]:
+                folder = words[1]
+            elif any(word.endswith(".py") for word in words):
+                found.append((folder, line))
+    return found
+
+
+def script_of(line: str) -> tuple[str, list[str]]:
+    """The script that a command starts, by itself or through the launcher, and what the script is given."""
+    words = shlex.split(line, comments=True)
+    at = next(number for number, word in enumerate(words) if word.endswith(".py"))
+    assert "python" in words[:at], line
+    name, *arguments = words[at:]
+    if name == "../multiproc.py":
+        args = multiproc.parse(arguments)
+        return args.script, args.script_args
+    return name, arguments
+
+
+def parser_of(folder: str, name: str) -> Parser:
+    return importlib.import_module(f"{folder}.{Path(name).stem}").build_parser()
+
+
+@pytest.mark.parametrize("folder, line", commands())
+def test_commands_are_such_as_the_scripts_take(folder, line):
+    """With shell variables as words, and a list in braces as one."""
+    name, arguments = script_of(line)
+    path = (ROOT / folder / name).resolve()
+    assert path.is_file()
+    if path.name in SCRIPTS.get(path.parent.name, ()):
+        parser_of(path.parent.name, path.name).parse_args(arguments)
+
+
+def test_commands_call_every_script_that_makes_something():
+    called = {(folder, script_of(line)[0]) for folder, line in commands()}
+    assert called >= {("CIFAR", name) for name in SCRIPTS["CIFAR"]}
+    assert called >= {("ImageNet", name) for name in ("main_imp.py", "Lottery_pools.py")}
+
+
+def test_flags_of_the_tables_are_flags_of_the_scripts():
+    parsers = [parser_of(folder, name) for folder, names in SCRIPTS.items() for name in names]
+    known = {flag for parser in parsers for flag in parser._option_string_actions}
+    tables = re.findall(r"^\| flag \|.*\n(?:\|.*\n)+", README, re.MULTILINE)
+    named = {flag for table in tables for row in table.splitlines() for flag in re.findall(r"--\w+", row.split("|")[1])}
+    assert len(tables) >= 2 and len(named) > 20
+    assert named <= known, named - known
+
+
+def test_files_that_are_named_are_there():
+    named = {*re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w/]+\.(?:py|sh)\b", README)}
+    assert len(named) >= 10
+    assert not [name for name in sorted(named) if not (ROOT / name).is_file()]
