@@ -399,6 +399,45 @@ def test_debug_shows_where_the_error_was_found(monkeypatch, capfd):
     assert errors.splitlines()[-1].startswith("main_imp.py: error: --arch")
 
 
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("debug", [False, True])
+def test_too_little_memory_is_one_line(monkeypatch, capfd, shortage, debug):
+    def main(argv):
+        raise shortage
+
+    monkeypatch.setattr(sys, "argv", ["main_imp.py", *(["--debug"] if debug else [])])
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    *trace, line = capfd.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert line.startswith("main_imp.py: error: out of memory: try a smaller --batch_size")
+    assert any("Traceback" in line for line in trace) if debug else not trace
+
+
+def test_memory_that_is_not_there_is_known_by_torchs_words(capfd):
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda argv: torch.empty(2**50))
+    assert stop.value.code == 2 and "out of memory" in capfd.readouterr().err
+
+
+def test_a_bug_is_a_traceback():
+    def main(argv):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        run_script(main)
+
+
 def test_interrupted_program_says_how_to_go_on(capfd):
     def interrupt(argv):
         raise KeyboardInterrupt

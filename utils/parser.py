@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from utils import preemption
 from utils.errors import UserError, one_line
 
+SHORTAGES = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "ALLOC_FAILED")  # of memory, in torch's errors
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Leaves the description's lines as they are and names the defaults that say something."""
@@ -58,17 +60,20 @@ class Page(argparse.Action):
 
 
 def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
-    """Run a script's `main` and turn a user's mistake into one line on standard error and exit status 2."""
+    """Run a script's `main`; a user's mistake or too little memory ends in one line on standard error and status 2."""
     preemption.handle_sigterm()
     if sys.stdout:  # None where the shell has closed it
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what it cannot encode
     try:
         main(None)
         sys.exit(0)
-    except UserError as error:
+    except (UserError, MemoryError, RuntimeError) as error:
+        words = _words_for_user(error)
+        if words is None:
+            raise
         if "--debug" in sys.argv:
             traceback.print_exc()
-        sys.exit(_fail(one_line(f"{Path(sys.argv[0]).name}: error: {error}"), 2))
+        sys.exit(_fail(one_line(f"{Path(sys.argv[0]).name}: error: {words}"), 2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; the same command goes on from here", 130))
     except preemption.Preempted:
@@ -77,6 +82,15 @@ def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
         # The reader of our output (`head`, say) has gone: stop quietly, also when Python flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _words_for_user(error: Exception) -> str | None:
+    """What a user needs to know of `error`; None where it is a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or any(mark in str(error) for mark in SHORTAGES):
+        return "out of memory: try a smaller --batch_size, --jobs 1 or --amp, as far as the script has them"
+    return None
 
 
 def _fail(line: str, status: int) -> int:
