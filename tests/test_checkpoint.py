@@ -1,3 +1,4 @@
+import argparse
 import errno
 import io
 import os
@@ -141,6 +142,14 @@ def test_code_in_a_file_is_refused_and_never_run(tmp_path, wrap, recwarn):
         checkpoint.load(path)
     assert names(tmp_path) == ["bomb.pt"]
     assert not recwarn.list, "a warning is a second line on standard error"
+
+
+@pytest.mark.parametrize("more", [np.float64(71.5), argparse.Namespace(lr=0.1), nn.Conv2d(3, 4, 3), {1, 2}], ids=repr)
+def test_what_honest_programs_save_beside_their_tensors_is_refused_with_a_way_out(tmp_path, more):
+    path = tmp_path / "ticket.pt"
+    torch.save({**CONTENT, "more": more}, path)
+    with pytest.raises(UserError, match=r"ticket\.pt: .*weights_only=False\) and save its state_dict alone$"):
+        checkpoint.load(path)
 
 
 @pytest.mark.parametrize(

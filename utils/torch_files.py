@@ -42,6 +42,7 @@ OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what files before torc
 MAX_OPERATIONS = 1_000_000  # of one pickle; a ResNet-200 with its optimizer needs 150,000
 MAX_RECORDS = 100_000
 MAX_DIMENSIONS = 16
+ADVICE = "where you trust it, load it by torch.load(…, weights_only=False) and save its state_dict alone"
 MAX_SHARING = 10  # so many times may the tensors of a file be named in it, on average
 
 
@@ -216,7 +217,7 @@ class _Reader:
             case "PROTO" | "STOP":
                 pass
             case _:
-                raise ValueError(f"it holds more than tensors and plain data (the operation {operation})")
+                raise ValueError(f"it holds more than tensors and plain data (the operation {operation}); {ADVICE}")
 
     def _since(self, position: int) -> list:
         """What lies on the stack from `position` on, taken off."""
@@ -250,7 +251,7 @@ class _Reader:
 
 def _known(name: str) -> _Name:
     if name not in CALLED and name not in DTYPES:
-        raise ValueError(f"it is more than tensors and plain data: it names {name.replace(' ', '.')}")
+        raise ValueError(f"it is more than tensors and plain data: it names {name.replace(' ', '.')}; {ADVICE}")
     return _Name(name)
 
 
