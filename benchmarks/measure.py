@@ -16,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
+from utils.evaluation import has_bfloat16
 from utils.provenance import describe_run
 from utils.report import format_table
 
@@ -84,9 +85,11 @@ def forward_flops(arch: str, side: int = 32, classes: int = 100) -> int:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What ran this: processor, threads, versions, and the measured peaks in GFLOP/s."""
+    """What ran this: processor, threads, versions, and the measured peaks in GFLOP/s of what the device computes in."""
     about = describe_run({}, device, {})["versions"]
-    peaks = {str(dtype).removeprefix("torch."): matmul_peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    # What only imitates bfloat16 would be at it for minutes.
+    dtypes = (torch.float32, torch.bfloat16) if has_bfloat16(device) else (torch.float32,)
+    peaks = {str(dtype).removeprefix("torch."): matmul_peak(device, dtype) for dtype in dtypes}
     return {
         **about,
         "cores": os.cpu_count(),
@@ -115,7 +118,7 @@ def against_published(
 
 def cells(runs: Sequence[Mapping], published: Sequence[Mapping], rate: float, flops: float, amp: bool, peaks) -> list:
     """Seconds, ratio, images/s, share of the peak and memory of one variant, for a table."""
-    dtype = "bfloat16" if amp else "float32"
+    dtype = "bfloat16" if amp and "bfloat16" in peaks else "float32"
     faster = sorted(ratios(runs, published))
     return [
         f"{median(runs):.2f}",

@@ -157,12 +157,15 @@ def test_every_recipe_is_a_command_line():
         Lottery_pools.build_parser().parse_args(flags)
 
 
-def test_a_result_is_written_with_its_machine_and_command(tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_result_is_written_with_its_machine_and_command(tmp_path, monkeypatch, has_bfloat16):
     monkeypatch.setattr(measure, "matmul_peak", lambda device, dtype: 1e11)
+    monkeypatch.setattr(measure, "has_bfloat16", lambda device: has_bfloat16)
     about = measure.machine(torch.device("cpu"))
     measure.save(argparse.Namespace(out=tmp_path), "table", "Title", ["a", "b"], [["x", "1"]], about, runs=[1])
     text = (tmp_path / "table.md").read_text()
-    assert text.startswith("# Title") and "| x | 1 |" in text and "100 GFLOP/s in bfloat16" in text
+    assert text.startswith("# Title") and "| x | 1 |" in text and "100 GFLOP/s in float32" in text
+    assert ("bfloat16" in text) == has_bfloat16
     assert json.loads((tmp_path / "table.json").read_text())["machine"]["torch"] == torch.__version__
 
 
@@ -176,6 +179,8 @@ def test_the_rows_of_a_table_say_what_the_flags_of_a_variant_do(bench):
     # 100 training and 50 validation images a trial, and two scores before each candidate of the published protocol.
     assert [row[3] for row in rows] == [f"{(150 + 100) / 6:,.0f}", "225", "225"]
     assert ["bfloat16" in row[4] for row in rows] == [False, False, True]
+    rows = search.table(args, results, {"peak_gflops": {"float32": 1.0}})
+    assert not any("bfloat16" in row[4] for row in rows), "of a device without it, where --amp computes in float32"
 
 
 def test_all_ways_to_run_networks_give_the_same_answers():
