@@ -128,7 +128,7 @@ def prepare(folder: Path) -> None:
     run, evaluator = pool_run(folder)
     run.run([1])
     start = evaluator.read_ticket(published.ticket(1))
-    run._save_unfinished(published.ticket(1), Pool(start.state, 50.0, {1: 1.0}))
+    run.files.save_unfinished(published.ticket(1), Pool(start.state, 50.0, {1: 1.0}))
     connectivity_run(folder, evaluator).run([0.5], [0])
     draws = np.random.RandomState(0)
     images = {f"x_{part}": draws.randint(0, 256, (20, 8, 8)).astype(np.uint8) for part in ("train", "test")}
@@ -211,11 +211,10 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
     pools = folder / "pools" / tickets.POOLS_JSON
 
     def finished() -> None:
-        run.entries = run._finished()
-        run._save_table()
+        run.files.save_table(run.files.read_entries())
 
     def unfinished() -> Any:
-        pool = run._unfinished(start, ticket, [file.level for file in run.study.candidates(start)])
+        pool = run.files.read_unfinished(start, ticket, [file.level for file in run.study.candidates(start)])
         return pool and pool.state
 
     yield Subject("checkpoint", RunFiles(folder / "cifar").checkpoint(1), resumption(folder, evaluator.data), records)

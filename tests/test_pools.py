@@ -6,6 +6,7 @@ import torch
 from utils import checkpoint
 from utils.distributed import SINGLE
 from utils.evaluation import Evaluator, Score
+from utils.pool_files import PoolFiles
 from utils.pool_runs import PoolRun
 from utils.pools import PAPER_COEFFICIENTS, Pool, ema, greedy, neighbours, offer_mean, search, swa
 from utils.studies import Study
@@ -527,7 +528,7 @@ def test_an_interrupted_search_with_all_departures_goes_on_to_the_same_pool(tmp_
     method = greedy([0.25, 0.75], passes=2, even_out=True)
     whole, _, _ = finish_run(tickets[1], tmp_path / "whole", tickets, lambda weights: 1, method, **choices)
     assert len(whole["steps"]) == 7
-    save = PoolRun._save_unfinished
+    save = PoolFiles.save_unfinished
     for stop in range(1, 8):
 
         def save_and_stop(run, file, pool, stop=stop):
@@ -536,10 +537,10 @@ def test_an_interrupted_search_with_all_departures_goes_on_to_the_same_pool(tmp_
                 raise KeyboardInterrupt
 
         folder = tmp_path / f"stopped{stop}"
-        monkeypatch.setattr(PoolRun, "_save_unfinished", save_and_stop)
+        monkeypatch.setattr(PoolFiles, "save_unfinished", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             finish_run(tickets[1], folder, tickets, lambda weights: 1, method, **choices)
-        monkeypatch.setattr(PoolRun, "_save_unfinished", save)
+        monkeypatch.setattr(PoolFiles, "save_unfinished", save)
         again, _, _ = finish_run(tickets[1], folder, tickets, lambda weights: 1, method, **choices)
         assert again == whole
 
@@ -550,7 +551,7 @@ def test_an_unfinished_pool_is_saved_when_it_is_time(interval, saved, tmp_path, 
     tickets, steps, found = [make_ticket(level, [1.0, 4.0], [1, 1]) for level in range(4)], [], []
     monkeypatch.setattr("utils.pool_runs.time.monotonic", lambda: 10 * len(steps))
     monkeypatch.setattr("utils.pool_runs._step_line", lambda *step: steps.append(step))
-    monkeypatch.setattr(PoolRun, "_save_unfinished", lambda run, file, pool: found.append(len(pool.steps)))
+    monkeypatch.setattr(PoolFiles, "save_unfinished", lambda run, file, pool: found.append(len(pool.steps)))
     finish_run(tickets[0], tmp_path, tickets, lambda weights: 1, greedy([0.5]), save_interval=interval)
     assert found == saved
 

@@ -13,7 +13,7 @@ from CIFAR import Lottery_pools
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.method_names import method_label
-from utils.pool_runs import PoolRun
+from utils.pool_files import PoolFiles
 from utils.tickets import may_be_missing
 
 
@@ -35,7 +35,7 @@ def whole(_small_tickets, tmp_path_factory) -> Path:
         (Evaluator, "validate", 6),  # within its second one
         (Evaluator, "recalibrate", 7),
         (Evaluator, "test", 3),  # after the second search, before its pool is saved
-        (PoolRun, "_save_table", 2),  # after its pool is saved, before the table says so
+        (PoolFiles, "save_table", 2),  # after its pool is saved, before the table says so
     ],
 )
 def test_interrupted_search_goes_on_to_the_same_pools(whole, search, monkeypatch, owner, name, calls):
@@ -79,7 +79,7 @@ def test_candidates_tried_before_an_interruption_are_not_tried_again(search, mon
 def test_what_a_kill_left_beside_a_finished_pool_is_removed(search, monkeypatch, tmp_path):
     flags = ("--levels", "0", "--save_interval", "0")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_after(patch, PoolRun, "_remove_unfinished", 0)
+        stop_after(patch, PoolFiles, "remove_unfinished", 0)
         search("stopped", *flags)
     assert list(tmp_path.glob("stopped/*unfinished*"))
     search("stopped", *flags)

@@ -1,23 +1,17 @@
-"""One method over the tickets of one run: read, pool, save, go on after an interruption, report."""
+"""One method over the tickets of one run: from each of them a pool, if it has none yet."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from utils import checkpoint, heat_maps, tickets
-from utils.errors import UserError
+from utils import tickets
 from utils.evaluation import SELECTIONS, Score
-from utils.folders import check_space
-from utils.plain_data import Shape, misfit
-from utils.pool_tables import save_table
+from utils.pool_files import PoolFiles
 from utils.pools import Member, Method, Pool, Rival, Step, Tools, offer_mean, search, ticket_alone
-from utils.provenance import refuse_other_run
-from utils.pruning import State, apply_mask, largest_magnitudes
-from utils.records import POOL_FILE, STEP, UNFINISHED_POOL, is_recipe
+from utils.pruning import State
 from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
 
@@ -50,9 +44,9 @@ class PoolRun:
         self.select_by, self.order, self.final_bn_images = select_by, order, final_bn_images
         self.save_interval, self._saved_at = save_interval, time.monotonic()
         self.select = SELECTIONS[select_by]
-        self.seed, self.folder, self.processes, self.say = study.seed, study.folder, study.processes, study.say
+        self.seed, self.processes, self.say = study.seed, study.processes, study.say
         self.in_step = study.evaluator.processes.world > 1  # all do the same, and the main one decides and writes
-        self.writes = study.processes.is_main or not self.in_step
+        self.files = PoolFiles(study, writes=study.processes.is_main or not self.in_step)
         self.entries: dict[int, dict[str, Any]] = {}
         self.scores: dict[int, Score] = {}  # of tickets on validation images, as far as they are known already
 
@@ -62,62 +56,24 @@ class PoolRun:
             return self._run(levels)
 
     def _run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
-        self.entries = self.processes.from_main(self._finished)
+        self.entries = self.processes.from_main(self.files.read_entries)
         if missing := sum(level not in self.entries for level in levels):
-            self._check_space(missing)
+            self.files.check_space(missing)
             self.scores = self.study.check_tickets()
         meet = self.processes.meeting()
         starts = [file for file in self.study.files if file.level in levels]
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
             if file.level in self.entries:
                 self.say(f"level {file.level}: has its pool already")
-                self._remove_unfinished(file)  # a kill may have come between the pool and this
+                self.files.remove_unfinished(file)  # a kill may have come between the pool and this
             else:
                 self._pool_ticket(file)
-            self._save_table()
+            self.files.save_table(self.entries)
         meet()
         for found in self.processes.gather_objects(self.entries):
             self.entries.update(found)
-        self._save_table()
+        self.files.save_table(self.entries)
         return [self.entries[level] for level in sorted(self.entries)]
-
-    def _check_space(self, pools: int) -> None:
-        if self.processes.is_main:
-            network = sum(value.nbytes for value in self.evaluator.net.state_dict().values())
-            check_space(self.folder, pools * network, f"{pools} more pools")
-
-    def _sources(self, start: TicketFile) -> list[list]:
-        return self.study.sources(start, *self.study.candidates(start))
-
-    def _finished(self) -> dict[int, dict[str, Any]]:
-        """The entries of all starts whose pools are there, by level."""
-        entries = {}
-        for file in self.study.files:
-            path = tickets.pool_path(self.folder, file.level)
-            recipe = self._read_own(path, file, "recipe", is_recipe)
-            if recipe is not None:
-                if recipe["level"] != file.level:
-                    raise _damaged(path, "recipe.level", file)
-                entries[file.level] = recipe
-        return entries
-
-    def _read_own(self, path: Path, start: TicketFile, name: str, shape: Shape) -> Any:
-        """What an earlier search from this start left in `path` under `name`; None if nothing, or of other tickets.
-
-        UserError where it is not of that `shape`.
-        """
-        if not path.exists():
-            return None
-        content = checkpoint.load(path)
-        if odd := misfit(content, POOL_FILE):
-            raise _damaged(path, odd, start)
-        refuse_other_run(content["settings"], self.study.description["settings"], path)
-        if content["tickets"] == self._sources(start):
-            if odd := misfit(content, {name: shape}):
-                raise _damaged(path, odd, start)
-            return content[name]
-        self.say(f"level {start.level}: {path.name} is of other tickets, searching again")
-        return None
 
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
@@ -136,15 +92,9 @@ class PoolRun:
             pool.score = self.select(self.evaluator.validate(pool.state))
         entry = self._entry(ticket, score.accuracy, pool)
         self.entries[file.level] = entry
-        if self.writes:
-            if any(len(step["coefficients"]) > 1 for step in entry["steps"]):  # else there was nothing to choose
-                heat_maps.plot_search(entry, tickets.search_plot(self.folder, file.level), self.select_by)
-            self._save_pool(ticket, pool, entry, self._sources(file))
-            self._remove_unfinished(file)
-
-    def _remove_unfinished(self, file: TicketFile) -> None:
-        if self.writes:
-            tickets.unfinished_pool_path(self.folder, file.level).unlink(missing_ok=True)
+        self.files.draw_search(entry, self.select_by)
+        self.files.save(file, ticket, pool, entry)
+        self.files.remove_unfinished(file)
 
     def _score(self, file: TicketFile) -> Score:
         """On validation images; measured once."""
@@ -191,11 +141,11 @@ class PoolRun:
                 bar.clear()
                 bar.total -= pool.steps[-1].scores.count(None)
                 self.say(_step_line(pool.steps[-1], ticket.level, self.select_by))
-                if self.writes and time.monotonic() - self._saved_at >= self.save_interval:
-                    self._save_unfinished(file, pool)
+                if time.monotonic() - self._saved_at >= self.save_interval:
+                    self.files.save_unfinished(file, pool)
                     self._saved_at = time.monotonic()
 
-            pool = self._unfinished(file, ticket, plan) or ticket_alone(start)
+            pool = self.files.read_unfinished(file, ticket, plan) or ticket_alone(start)
             read = [(member.level, member.read) for member in candidates]
             finish = self._finish(ticket)
             pool = search(pool, read, self.method, finish, score, after_step, self.evaluator.workers.each)
@@ -233,57 +183,8 @@ class PoolRun:
             else self.evaluator.validate(pool.state).accuracy,
             "ticket_test_accuracy": self.evaluator.test(ticket.state).accuracy,
             "pool_test_accuracy": self.evaluator.test(pool.state).accuracy,
-            "checkpoint": tickets.pool_path(self.folder, ticket.level).name,
+            "checkpoint": tickets.pool_path(self.study.folder, ticket.level).name,
         }
-
-    def _save_pool(self, ticket: Ticket, pool: Pool, entry: dict[str, Any], sources: list[list]) -> None:
-        grown = not (pool.is_ticket(ticket.level) or ticket.is_dense)
-        mask = largest_magnitudes(pool.state, ticket.mask, ticket.kept) if grown else ticket.mask
-        content = {
-            "state_dict": _on_cpu(apply_mask(pool.state, mask)),
-            "mask": _on_cpu(mask),
-            "recipe": entry,
-            **self.study.description,
-            "tickets": sources,
-        }
-        checkpoint.save(content, tickets.pool_path(self.folder, ticket.level))
-
-    def _save_unfinished(self, file: TicketFile, pool: Pool) -> None:
-        steps = [asdict(step) for step in pool.steps]
-        plain = {"state": _on_cpu(pool.state), "score": pool.score, "shares": pool.shares, "steps": steps}
-        content = {"settings": self.study.description["settings"], "tickets": self._sources(file), "pool": plain}
-        checkpoint.save(content, tickets.unfinished_pool_path(self.folder, file.level))
-
-    def _unfinished(self, file: TicketFile, ticket: Ticket, plan: Sequence[int]) -> Pool | None:
-        """The pool that an interrupted search of this start, by the candidates of `plan`, had come to."""
-        path = tickets.unfinished_pool_path(self.folder, file.level)
-        found = self.evaluator.processes.from_main(lambda: self._read_own(path, file, "pool", UNFINISHED_POOL))
-        if found is None:
-            return None
-        steps = [Step(**{name: step[name] for name in STEP}) for step in found["steps"]]
-        pool = Pool(found["state"], found["score"], found["shares"], steps)
-        tried = [step.candidate for step in pool.steps]
-        fits = tickets.alike(pool.state, ticket.state) and {*pool.shares} <= {file.level, *tried}
-        if tried != [*plan[: len(tried)]] or not fits:
-            raise _damaged(path, "pool", file)
-        pool.state = self.evaluator.to_device(pool.state)
-        self.say(f"  going on after {len(pool.steps)} of {len(plan)} candidates")
-        return pool
-
-    def _save_table(self) -> None:
-        """Write `pools.json` and `pools.csv` with the starts that are done."""
-        if not self.processes.is_main:
-            return
-        entries = [self.entries[level] for level in sorted(self.entries)]
-        save_table(entries, self.study.description, self.study.digests, self.folder)
-
-
-def _damaged(path: Path, part: str, start: TicketFile) -> UserError:
-    return UserError(f"{path} is damaged ({part}): remove it to search from level {start.level} again")
-
-
-def _on_cpu(state: State) -> State:
-    return {name: value.detach().cpu() for name, value in state.items()}
 
 
 def _step_line(step: Step, start: int, select_by: str) -> str:
