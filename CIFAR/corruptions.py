@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from CIFAR.dataset import ImageData, Split
 from utils import tickets
 from utils.checkpoint import open_array
 from utils.corruptions import SEVERITIES, in_order
 from utils.errors import UserError
+from utils.images import Batch
 
 
 class CorruptedArrays:
@@ -35,7 +35,7 @@ class CorruptedArrays:
         for name, images in self._images.items():
             _check_images(files[name], images, (len(labels), data.side, data.side, 3))
 
-    def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[Batch]:
         """Images N×3×S×S in 0..1 and labels, on the device."""
         count = len(self._labels) // len(SEVERITIES)
         begin = (severity - 1) * count

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from CIFAR.sources import read_source
 from utils.errors import UserError
+from utils.images import Batch
 from utils.randomness import generator
 
 CIFAR_STATISTICS = {
@@ -51,7 +52,7 @@ class Split:
         """The same split on `device`."""
         return Split(self.images.to(device), self.labels.to(device))
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, batch_size: int) -> Iterator[Batch]:
         """The images in order, as they are: N x 3 x H x W float32 in 0..1, channels last in memory, and labels."""
         for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
             yield _to_float(images), labels
@@ -59,7 +60,7 @@ class Split:
 
 @dataclass
 class ImageData:
-    """All that a run needs of its data set, on one device.
+    """All that a run needs of its data set, on one device, as `utils.images.Images` says.
 
     `mean` and `std` hold one number a channel, for pixels in 0..1; `classes` holds the names in label order. Training
     images are cropped with `padding` pixels of zeros on every side and, if `flip`, mirrored half of the time.
@@ -103,9 +104,7 @@ class ImageData:
         """How many batches one pass of `train_batches` has."""
         return math.ceil(self._pass_length(limit) / batch_size)
 
-    def train_batches(
-        self, batch_size: int, *purpose: int | str, limit: int = 0, first: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(self, batch_size: int, *purpose: int | str, limit: int = 0, first: int = 0) -> Iterator[Batch]:
         """One pass over the training images: shuffled, augmented batches, the same for the same `purpose` anywhere.
 
         Yields images (N x 3 x H x W float32 in 0..1, channels last in memory) and labels (N int64); the last batch may
@@ -124,7 +123,7 @@ class ImageData:
     # Recalibration sees what training would: the published scripts use one loader for both.
     bn_batches = train_batches
 
-    def eval_batches(self, split: str, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+    def eval_batches(self, split: str, batch_size: int = 500) -> Iterator[Batch]:
         """The images of `split` ("train", "val" or "test") in order, as they are; yields what `train_batches` does."""
         return {"train": self.train, "val": self.val, "test": self.test}[split].batches(batch_size)
 

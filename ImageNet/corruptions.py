@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from ImageNet.dataset import ImageFolders, spread
 from utils.corruptions import SEVERITIES, in_order
 from utils.errors import UserError
+from utils.images import Batch
 
 
 class CorruptedFolders:
@@ -29,7 +29,7 @@ class CorruptedFolders:
             for severity in SEVERITIES:
                 _check_classes(folder / name / str(severity), data.classes)
 
-    def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[Batch]:
         """This process's part: images N×3×S×S in 0..1 and labels, on the device."""
         numbers = {name: number for number, name in enumerate(self.data.classes)}
         folder = self.folder / corruption / str(severity)

@@ -25,6 +25,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError, one_line
+from utils.images import Batch
 from utils.preemption import end_with_parent, held_back
 from utils.randomness import derive_seed, generator
 
@@ -82,7 +83,7 @@ def _read_photograph(path: str) -> Image.Image:
 
 
 class ImageFolders:
-    """All that a run needs of its images; has the methods of `CIFAR.dataset.ImageData`.
+    """All that a run needs of its images, as `utils.images.Images` says.
 
     Images are resized to `resize` pixels on the shorter side and cropped to `image_size` in the middle; training images
     are cropped at random as OpenLTH does. `processes` share the work where `split_work` says so, and the memory of what
@@ -142,7 +143,7 @@ class ImageFolders:
         whole, rest = divmod(images, batch_size)
         return whole + (rest >= 2 * world)
 
-    def train_batches(self, batch_size: int, *purpose: int | str, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(self, batch_size: int, *purpose: int | str, first: int = 0) -> Iterator[Batch]:
         """This process's part of every shuffled, augmented batch of `batch_size` images over all processes.
 
         The pass begins with its 0-based batch `first`.
@@ -153,7 +154,7 @@ class ImageFolders:
         batches = [batch[_slice(self.part.shard(len(batch)))] for batch in batches[first:]]
         return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches), fewest=2)
 
-    def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[Batch]:
         """This process's batches (whole ones, every so many) of the training images that recalibrate batch norm.
 
         They are `limit` images (0: all), each with one crop, the same for every `purpose`: so they are decoded once.
@@ -169,11 +170,11 @@ class ImageFolders:
         chosen = torch.randperm(len(samples), generator=generator(*purpose))[: limit or None].tolist()
         return Photographs([samples[index] for index in chosen], self.side, self._augment, purpose)
 
-    def eval_batches(self, split: str, batch_size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
+    def eval_batches(self, split: str, batch_size: int = 250) -> Iterator[Batch]:
         """This process's part of "train", "val" or "test", in order, not augmented."""
         return self._in_order(split, Photographs(self.samples[split], self.side, self._plain), batch_size)
 
-    def other_batches(self, name: str, samples: Sequence[Sample], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def other_batches(self, name: str, samples: Sequence[Sample], batch_size: int) -> Iterator[Batch]:
         """This process's part of photographs from elsewhere, in order; kept decoded until those of another `name` are.
 
         Those that have the networks' size already are taken as they are.
@@ -187,7 +188,7 @@ class ImageFolders:
     def _fit(self, image: Image.Image) -> Image.Image:
         return image if image.size == (self.side, self.side) else self._plain(image)
 
-    def _in_order(self, name: str, photographs: Photographs, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _in_order(self, name: str, photographs: Photographs, batch_size: int) -> Iterator[Batch]:
         mine = torch.arange(len(photographs))[_slice(self.part.shard(len(photographs)))]
         return self._kept(name, photographs, mine.split(batch_size) if len(mine) else ())
 
@@ -202,7 +203,7 @@ class ImageFolders:
         for split in ("val", "test"):
             self.eval_batches(split)
 
-    def _kept(self, name: str, photographs: Photographs, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _kept(self, name: str, photographs: Photographs, batches: Sequence[Tensor]) -> Iterator[Batch]:
         """Batches of `photographs` by their indices, from memory where there is room for all, else decoded again."""
         if name not in self._memory and name not in self._unkept:
             self._keep(name, photographs)
@@ -237,7 +238,7 @@ class ImageFolders:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _readable(self, batches: Iterable[tuple[Tensor, Tensor]], fewest: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def _readable(self, batches: Iterable[Batch], fewest: int = 0) -> Iterator[Batch]:
         """Batches on the device, float N×3×S×S in 0..1, channels last, without the images that cannot be read.
 
         UserError where a batch is left with less than `fewest`, or the pass of a process that works alone with none.

@@ -13,6 +13,7 @@ import models
 from utils.allocator import keep_freed_memory
 from utils.distributed import SINGLE, Processes, connect
 from utils.errors import UserError
+from utils.images import Images
 from utils.method_names import METHODS
 from utils.parser import Page, Parser, count, nonnegative, positive
 from utils.places import find_place
@@ -175,7 +176,7 @@ def device_name(text: str) -> str:
         raise argparse.ArgumentTypeError(f"--device {text} is none of auto, cpu, cuda and cuda:N") from error
 
 
-def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Module:
+def make_network(args: argparse.Namespace, data: Images, device: torch.device) -> nn.Module:
     """The network that --arch names, initialised from --seed, for the classes and channels of `data`, on `device`."""
     torch.manual_seed(derive_seed(args.seed, "initialisation"))
     net = models.build(args.arch, len(data.classes), data.mean, data.std, args.imagenet_arch)
@@ -190,7 +191,7 @@ def make_network(args: argparse.Namespace, data, device: torch.device) -> nn.Mod
     return net
 
 
-def make_networks(args: argparse.Namespace, data, device: torch.device, at_once: int) -> list[nn.Module]:
+def make_networks(args: argparse.Namespace, data: Images, device: torch.device, at_once: int) -> list[nn.Module]:
     """As many networks as --jobs says; by default as a CPU has threads for those that can be worked on `at_once`."""
     cpu = min(torch.get_num_threads(), at_once)
     jobs = args.jobs or (cpu if device.type == "cpu" else 1)

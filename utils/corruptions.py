@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Protocol
 
-from torch import Tensor
+from utils.images import Batch
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # Those of CIFAR-10-C, CIFAR-100-C and ImageNet-C that count for the mean, in the paper's order; the data sets hold
@@ -20,7 +20,7 @@ class CorruptedImages(Protocol):
 
     names: Sequence[str]
 
-    def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[Batch]:
         """This process's part: images N×3×H×W in 0..1 and labels N, on the device."""
 
 

@@ -14,6 +14,7 @@ from utils.corruptions import CorruptedImages, counted
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Evaluator, precision_name
 from utils.folders import check_folder
+from utils.images import Images
 from utils.method_names import CONNECTIVITY
 from utils.networks import NetworkFile, holds_pools
 from utils.provenance import describe_run
@@ -74,7 +75,7 @@ def evaluate_networks(
     args: argparse.Namespace,
     networks: Sequence[NetworkFile],
     net: nn.Module,
-    data,
+    data: Images,
     corrupted: CorruptedImages | None,
     say: Callable[[str], None],
     processes: Processes = SINGLE,

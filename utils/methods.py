@@ -14,6 +14,7 @@ from utils.distributed import SINGLE, Processes
 from utils.ensembles import EnsembleRun
 from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
+from utils.images import Images
 from utils.learned import GROUPS, learned
 from utils.method_names import CONNECTIVITY, DEPARTURES, ENSEMBLE, LEARNED, SEARCH, folder_name
 from utils.pool_runs import PoolRun
@@ -40,7 +41,7 @@ def splits_images(args: argparse.Namespace) -> bool:
 def run_method(
     args: argparse.Namespace,
     nets: Sequence[nn.Module],
-    data,
+    data: Images,
     say: Callable[[str], None],
     processes: Processes = SINGLE,
 ) -> None:

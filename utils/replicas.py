@@ -16,6 +16,7 @@ from torch import Tensor
 from utils.batchnorm import recalibrate
 from utils.errors import UserError
 from utils.evaluation import Score, autocast
+from utils.images import Batch
 from utils.imp import ImpRun, Note
 from utils.interpolation import mean
 from utils.preemption import Preempted
@@ -96,7 +97,7 @@ class ReplicasRun(ImpRun):
         if self.processes.any(self.stop()):
             self._leave(progress)
 
-    def _images_until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+    def _images_until_stopped(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
         """At least one batch: statistics of none are an error."""
         for images, _ in batches:
             yield images
