@@ -14,10 +14,12 @@ from torch.nn.utils import prune
 from torch.optim.lr_scheduler import MultiStepLR
 
 from utils import checkpoint
+from utils.distributed import Processes
 from utils.errors import UserError
+from utils.evaluation import Score
 from utils.imp import ImpRun, ImpSettings
 from utils.randomness import derive_seed, generator
-from utils.tickets import RunFiles, read_ticket
+from utils.tickets import OpenlthRunFiles, RunFiles, read_ticket
 from utils.training import Schedule, make_optimizer
 
 CONVOLUTIONS = ("0", "3")
@@ -107,9 +109,9 @@ def make_settings(**changes) -> ImpSettings:
     return ImpSettings(**{**defaults, **changes})
 
 
-def run_imp(folder: Path, data=None, say=lambda line: None, **changes) -> None:
+def run_imp(folder: Path, data=None, say=lambda line: None, layout=RunFiles, **changes) -> None:
     """A run from the start, or what the same command given again does."""
-    ImpRun(make_net(), data or Data(), make_settings(**changes), RunFiles(folder), say).run()
+    ImpRun(make_net(), data or Data(), make_settings(**changes), layout(folder), say).run()
 
 
 def watch_imp(folder: Path, right: tuple[int, ...] = (), **changes) -> WatchedData:
@@ -554,6 +556,48 @@ def test_more_levels_go_on_from_the_last_one(changes, tmp_path):
     assert_equal(contents(tmp_path / "extended"), contents(tmp_path / "whole"))
 
 
+def in_torchs_order(path: Path) -> None:
+    """Write a sparse checkpoint again as a script does that prunes with torch, which puts biases before weights."""
+    net, record = make_net(), torch.load(path, weights_only=True)
+    own = [name for name, _ in net.named_parameters()]
+    for name in CONVOLUTIONS:
+        prune.identity(net.get_submodule(name), "weight")
+    order = [name.removesuffix("_orig") for name, _ in net.named_parameters()]
+    assert order != own
+    record["state_dict"] = {name: record["state_dict"][name] for name in net.state_dict()}
+    momentum = record["optimizer"]["state"]
+    record["optimizer"]["state"] = {number: momentum[own.index(name)] for number, name in enumerate(order)}
+    torch.save(record, path)
+
+
+def test_momentum_is_found_in_the_order_of_torchs_pruning(tmp_path, monkeypatch):
+    run_imp(tmp_path / "whole", pruning_times=2, epochs=4)
+    run_until(7, tmp_path / "stopped", monkeypatch, only_log=True, pruning_times=2, epochs=4)
+    path = tmp_path / "stopped" / "1checkpoint.pth.tar"
+    assert torch.load(path, weights_only=True)["epoch"] == 3
+    in_torchs_order(path)
+    run_imp(tmp_path / "stopped", pruning_times=2, epochs=4)
+    assert_equal(contents(tmp_path / "stopped"), contents(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("layout", [RunFiles, OpenlthRunFiles])
+@pytest.mark.parametrize("level, what", [(2, "goes on from the level before"), (0, "starts again")])
+def test_without_a_damaged_checkpoint_a_run_ends_in_the_same_files(layout, level, what, tmp_path):
+    def files(name: str) -> dict[Path, bytes]:
+        paths = (path for path in (tmp_path / name).rglob("*") if path.is_file())
+        return {path.relative_to(tmp_path / name): path.read_bytes() for path in paths}
+
+    run_imp(tmp_path / "whole", layout=layout)
+    run_imp(tmp_path / "damaged", layout=layout, pruning_times=level + 1)
+    path = layout(tmp_path / "damaged").checkpoint(level)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"cannot read {path}: .*; move it away, and the run {what}$"):
+        run_imp(tmp_path / "damaged", layout=layout)
+    path.unlink()
+    run_imp(tmp_path / "damaged", layout=layout)
+    assert files("damaged") == files("whole")
+
+
 def test_fewer_levels_leave_what_is_there(tmp_path):
     run_imp(tmp_path)
     before = contents(tmp_path)
@@ -596,6 +640,21 @@ def test_the_last_good_ticket_is_there_though_it_was_not_yet_time_to_save_it(tmp
     assert_equal(ticket(tmp_path / "seldom", 1), ticket(tmp_path / "often", 1))
 
 
+def test_other_processes_have_the_last_good_ticket_told_by_the_main_one(tmp_path):
+    """They may come here before it is written; OpenLTH's layout has its epoch in its name."""
+
+    class Second(Processes):
+        def from_main(self, ask):
+            return "level_0/main/model_ep3_it0.pth"
+
+    files = OpenlthRunFiles(tmp_path)
+    run = ImpRun(make_net(), Data(), make_settings(), files, lambda line: None, Second(rank=1))
+    progress = run._first_level()
+    progress.level = 1
+    with pytest.raises(UserError, match=r"nan in epoch 1 of level 1: .*last good ticket is level_0/main/model_ep3_it0"):
+        run._refuse_divergence(progress, {"train_ta": Score(0, 24, math.nan)})
+
+
 def test_nothing_of_an_epoch_without_a_finite_loss_is_kept(tmp_path):
     with pytest.raises(UserError):
         run_imp(tmp_path / "broken", BrokenData(1, 2))
@@ -627,6 +686,28 @@ def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_not_kept(tmp_path
     with pytest.raises(UserError, match=r"epoch 1 of level 0\b"):
         run_imp(tmp_path, batch_size=24, schedule=Schedule(1e30, ()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nor_are_they_where_the_epoch_is_not_validated(tmp_path):
+    """The one step of epoch 2 is taken at a rate beyond all numbers."""
+    beyond = Schedule(0.1, (1,), gamma=1e60)
+    with pytest.raises(UserError, match=r"a weight is NaN or infinity in epoch 2 of level 0.*0model_SA_best"):
+        run_imp(tmp_path, batch_size=24, schedule=beyond, eval_freq=3, rewind_epoch=2)
+    assert (last(tmp_path, 0)["epoch"], ticket(tmp_path, 0)["epoch"]) == (1, 1)
+    assert not (tmp_path / "epoch_2_rewind_weight.pt").exists()
+
+
+def test_processes_add_up_what_they_have_once_a_pass(tmp_path):
+    added = []
+
+    class Counting(Processes):
+        def sum_counts(self, *counts):
+            added.append(counts)
+            return counts
+
+    settings = make_settings(pruning_times=1, eval_freq=3)
+    ImpRun(make_net(), Data(), settings, RunFiles(tmp_path), lambda line: None, Counting()).run()
+    assert [images for _, images in added] == [24, 12, 12, 24, 24, 12, 12]
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path):

@@ -15,6 +15,7 @@ import models
 from CIFAR import main_imp
 from utils import imp
 from utils.errors import UserError
+from utils.tickets import OpenlthRunFiles, find_tickets
 
 
 def test_imp_writes_the_published_files_and_its_settings(digits_tickets):
@@ -193,6 +194,31 @@ def test_checkpoint_names_the_run_to_go_on_with(small_tickets, tmp_path, named):
     one_level = run_imp(tmp_path / "run", "--pruning_times", "1")
     main_imp.main([*SMALL, *IMP, "--checkpoint", str(one_level / named), "--resume"])
     assert_same_tickets(small_tickets, one_level)
+
+
+def in_openlths_layout(monkeypatch) -> None:
+    """From now on CIFAR's script writes it, as ImageNet's does."""
+    monkeypatch.setattr(main_imp, "RunFiles", OpenlthRunFiles)
+
+
+@pytest.mark.parametrize("named", [".", "level_0/main/resume.pth.tar"])
+def test_checkpoint_names_the_run_in_openlths_layout_too(tmp_path, monkeypatch, named):
+    in_openlths_layout(monkeypatch)
+    one_level = run_imp(tmp_path / "run", "--pruning_times", "1")
+    monkeypatch.chdir((one_level / named).parent)
+    file = Path(named).name
+    main_imp.main([*SMALL, *IMP, "--pruning_times", "2", "--checkpoint", file if named != "." else str(one_level)])
+    assert [found.level for found in find_tickets(one_level)] == [0, 1]
+
+
+def test_checkpoint_of_an_earlier_level_is_told_from_the_newest_by_its_folder(tmp_path, monkeypatch):
+    in_openlths_layout(monkeypatch)
+    folder = run_imp(tmp_path / "run", "--pruning_times", "2")
+    before = snapshot(folder)
+    first, newest = (folder / f"level_{level}" / "main" / "resume.pth.tar" for level in (0, 1))
+    with pytest.raises(UserError, match=f"--checkpoint {first} is not the newest: name {newest}"):
+        main_imp.main([*SMALL, *IMP, "--checkpoint", str(first)])
+    assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch.nn.utils import prune
 from utils import tickets
 from utils.errors import UserError
 from utils.tickets import (
+    OpenlthRunFiles,
     RunFiles,
     Ticket,
     TicketFile,
@@ -174,6 +175,42 @@ def test_last_step_of_a_level_is_its_ticket_by_number(tmp_path, earlier, last):
     assert file.path.name == f"model_{last}.pth"
 
 
+@pytest.mark.parametrize("start", ["ep0_it20", "ep0_it0", "ep2_it0"])
+def test_level_that_openlth_had_not_trained_is_left_out_and_named(tmp_path, start, capfd):
+    for step in (start, "ep3_it0"):
+        write_openlth(tmp_path, 0, 1, step=step)
+    write_openlth(tmp_path, 2, step=start)
+    assert levels(find_tickets(tmp_path)) == [0, 1]
+    assert capfd.readouterr().err == f"left out, not trained yet: {tmp_path / 'level_2'}\n"
+
+
+@pytest.mark.parametrize("start, pretrained", [("ep0_it20", ["ep0_it0", "ep0_it20"]), ("ep0_it0", [])])
+def test_run_of_one_level_that_was_not_trained_is_refused(tmp_path, start, pretrained):
+    write_openlth(tmp_path, 0, step=start)
+    for step in pretrained:
+        write(tmp_path / "level_pretrain" / "main" / f"model_{step}.pth", {})
+    with pytest.raises(UserError, match=f"{tmp_path / 'level_0'}: .*let OpenLTH end"):
+        find_tickets(tmp_path)
+
+
+def test_start_of_a_trained_level_may_be_gone(tmp_path, capfd):
+    write_openlth(tmp_path, 0, 1, 2)
+    write_openlth(tmp_path, 0, step="ep0_it20")
+    write(tmp_path / "level_pretrain" / "main" / "model_ep0_it20.pth", {})
+    assert levels(find_tickets(tmp_path)) == [0, 1, 2]
+    assert not capfd.readouterr().err
+
+
+def test_ticket_of_ours_that_is_as_early_as_anothers_last_but_one_is_a_ticket(tmp_path, capfd):
+    """A kill may leave two models in a level: that of an earlier epoch goes when the better one has been saved."""
+    write_openlth(tmp_path, 0, 1, step="ep2_it0")
+    write_openlth(tmp_path, 1, step="ep3_it0")
+    for level in (0, 1):
+        (tmp_path / f"level_{level}" / "main" / "resume.pth.tar").touch()
+    assert levels(find_tickets(tmp_path)) == [0, 1]
+    assert not capfd.readouterr().err
+
+
 def test_pretraining_and_branches_are_no_tickets(tmp_path):
     write_openlth(tmp_path, 0, 1)
     for folder in ("level_pretrain/main", "level_1/lottery_branch_retrain_3f2a"):
@@ -250,6 +287,20 @@ def test_what_wrappers_put_before_names_is_taken_off(tmp_path, prefix, wrap):
     assert ticket.kept == 58
 
 
+@pytest.mark.parametrize("name", ["state_dict", "model_state_dict", "model"])
+def test_state_dict_is_found_under_each_name_that_programs_give_it(tmp_path, name):
+    state = pruned_network().state_dict()
+    ticket = read(tmp_path / "ticket", {"epoch": 3, "optimizer": {"state": {}}, name: state})
+    assert {*ticket.state} == {*network().state_dict()}
+    assert ticket.kept == 58
+
+
+def test_parameters_are_weights(tmp_path):
+    """Which a state dict holds with `keep_vars=True`."""
+    state, parameters = pruned_network().state_dict(), pruned_network().state_dict(keep_vars=True)
+    assert read(tmp_path / "kept", parameters).digest() == read(tmp_path / "plain", state).digest()
+
+
 def test_only_whole_suffixes_are_pruning_names():
     state = {"mask_head.weight": torch.ones(2), "orig.weight": torch.ones(2), "a_mask.bias": torch.ones(2)}
     plain, mask = plain_state(state, Path("ticket"))
@@ -289,6 +340,8 @@ def test_dense_network_keeps_its_plain_names(mask):
     [
         *([], {}, {"state_dict": {}}, {"epoch": 3}, {"state_dict": {"conv.weight": [1.0]}}, torch.ones(3)),
         pytest.param({0: torch.ones(3)}, id="numbers for names"),
+        pytest.param({"model": network()}, id="a whole network"),
+        pytest.param({"model": {"conv.weight": [1.0]}}, id="lists for weights"),
         pytest.param({"fc.weight": torch.ones(3, 3)}, id="no convolution"),
     ],
 )
@@ -448,6 +501,15 @@ def test_another_width_is_told_by_both_shapes():
 def test_another_number_of_classes_is_told_by_both_numbers():
     with pytest.raises(UserError, match=r"2model_SA_best.* 7 classes.* 5$"):
         fit_to_network(ticket_of(normalized(0.5, classes=7)), normalized(0.5), "net")
+
+
+# What a run goes on with
+
+
+def test_ticket_of_a_run_that_is_gone_is_told_with_its_folder(tmp_path):
+    write_openlth(tmp_path, 0)
+    with pytest.raises(UserError, match=f"{tmp_path / 'level_1' / 'main'} holds no ticket"):
+        OpenlthRunFiles(tmp_path).ticket(1)
 
 
 # What other programs wrote

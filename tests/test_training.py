@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -7,8 +8,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 from torch.optim.lr_scheduler import MultiStepLR
 
+from utils.distributed import SINGLE
 from utils.evaluation import Evaluator, Score, autocast, evaluate, precision_name
-from utils.training import Schedule, make_optimizer, restore_momentum, train_epoch
+from utils.training import Schedule, _pruned_weights, make_optimizer, restore_momentum, train_epoch
 
 
 def make_net(seed: int = 1) -> nn.Sequential:
@@ -98,6 +100,16 @@ def test_kept_weights_train_as_under_the_pruning_of_torch():
         assert not torch.equal(value, before[name]), name
 
 
+def test_masks_lie_in_memory_as_their_weights_do():
+    """Else torch multiplies layer by layer."""
+    net = make_net().to(memory_format=torch.channels_last)
+    mask = half_masks(net)
+    weights, masks = _pruned_weights(net, mask)
+    for weight, part, expected in zip(weights, masks, mask.values(), strict=True):
+        assert part.stride() == weight.stride() and not part.requires_grad
+        assert torch.equal(part, expected.float())
+
+
 def test_a_network_without_a_mask_trains_all_of_its_weights():
     net = make_net()
     before = {name: value.clone() for name, value in net.named_parameters()}
@@ -123,7 +135,7 @@ def test_the_training_score_is_that_of_each_batch_before_its_step():
         (torch.zeros(2, 1, 1, 1), torch.tensor([0, 0])),
         (torch.zeros(3, 1, 1, 1), torch.tensor([0, 1, 1])),
     ]
-    score = train_epoch(net, make_optimizer(net, 1.0, 0.0, 0.0), batches, [1.0, 1.0])
+    score = train_epoch(net, make_optimizer(net, 1.0, 0.0, 0.0), batches, [1.0, 1.0]).total(SINGLE)
     # The first batch is undecided (argmax is 0), the second says 0 with odds e.
     right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
     assert (score.correct, score.images) == (3, 5)
@@ -152,19 +164,6 @@ def test_fused_steps_equal_plain_ones_to_rounding():
     torch.testing.assert_close(nets[0].state_dict(), nets[1].state_dict(), rtol=1e-5, atol=1e-6)
 
 
-def test_on_a_cpu_odd_batches_alone_are_laid_out_channel_by_channel():
-    """Torch 2.15 corrupts memory in the backward pass of an odd number of channels-last images."""
-    net, seen = make_net(), []
-    net.register_forward_pre_hook(lambda _, args: seen.append((len(args[0]), args[0].is_contiguous())))
-    batches = [
-        (images.to(memory_format=torch.channels_last), labels)
-        for size in (8, 7)
-        for images, labels in make_batches(1, size)
-    ]
-    train_epoch(net, make_optimizer(net, 0.1, 0.9, 0.0), batches, [0.1, 0.1])
-    assert seen == [(8, False), (7, True)]
-
-
 def test_mixed_precision_leaves_weights_and_statistics_in_float32(monkeypatch):
     monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
     net, exact = make_net(), make_net()
@@ -188,6 +187,17 @@ def test_a_device_without_bfloat16_computes_in_float32_and_says_so(monkeypatch):
     with autocast(cpu, amp=True):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     assert precision_name(cpu, amp=True) == "bfloat16"
+
+
+def test_float32_on_a_gpu_is_called_what_its_convolutions_compute_in(monkeypatch):
+    gpu = torch.device("cuda")  # to be named, not to be used
+    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
+    for allowed, name in ((True, "float32 (convolutions in TF32)"), (False, "float32")):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+        assert precision_name(gpu, amp=False) == name
+    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: False)  # nor has it TF32
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert precision_name(gpu, amp=False) == "float32"
 
 
 # The learning-rate schedule.
@@ -341,13 +351,37 @@ def test_momentum_is_all_that_is_taken_from_a_saved_optimizer():
     saved.step()
     state = saved.state_dict()
     state["param_groups"][0].update(lr="large", maximize=True)
-    restore_momentum(fresh, state)
+    restore_momentum(fresh, state, [*net.parameters()])
     assert fresh.param_groups[0]["lr"] == 0.4 and not fresh.param_groups[0]["maximize"]
     for parameter in net.parameters():
         assert torch.equal(fresh.state[parameter]["momentum_buffer"], saved.state[parameter]["momentum_buffer"])
 
 
 def test_before_the_first_step_there_is_no_momentum():
-    optimizer = make_optimizer(torch.nn.Linear(3, 2), 0.1, 0.9, 0.0)
-    restore_momentum(optimizer, optimizer.state_dict())
+    net = torch.nn.Linear(3, 2)
+    optimizer = make_optimizer(net, 0.1, 0.9, 0.0)
+    restore_momentum(optimizer, optimizer.state_dict(), [*net.parameters()])
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("saved, taken", [(0, 1), (1, 0), (1, 1)], ids=str)
+def test_momentum_is_each_weights_own_however_both_lie_in_memory(saved, taken):
+    """With 0 channel by channel, with 1 channels last, as --channels_last has it."""
+    layouts = (torch.contiguous_format, torch.channels_last)
+    first, second = (make_net().to(memory_format=layouts[layout]) for layout in (saved, taken))
+    before, after = (make_optimizer(net, 0.1, 0.9, 0.0) for net in (first, second))
+    train_epoch(first, before, make_batches(2), [0.1] * 2)
+    second.load_state_dict(first.state_dict())
+    restore_momentum(after, copy.deepcopy(before.state_dict()), [*second.parameters()])
+    for net, optimizer in ((first, before), (second, after)):
+        train_epoch(net, optimizer, make_batches(2), [0.1] * 2)
+    torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_momentum_is_numbered_in_the_order_that_is_given():
+    net = torch.nn.Linear(3, 2)
+    saved = {"state": {0: {"momentum_buffer": torch.ones(2)}, 1: {"momentum_buffer": torch.full((2, 3), 2.0)}}}
+    optimizer = make_optimizer(net, 0.1, 0.9, 0.0)
+    restore_momentum(optimizer, saved, [net.bias, net.weight])
+    assert (optimizer.state[net.bias]["momentum_buffer"] == 1).all()
+    assert (optimizer.state[net.weight]["momentum_buffer"] == 2).all()

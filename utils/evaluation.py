@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from utils.batchnorm import recalibrate
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
+from utils.images import Batch, Images
 from utils.predictions import FIELDS, Predictions, per_image
 from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.tickets import Ticket, TicketFile, fit_to_network, may_be_missing, read_ticket
@@ -58,7 +59,7 @@ SELECTIONS: dict[str, Callable[[Score], float]] = {
 
 
 @torch.inference_mode()
-def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], processes: Processes = SINGLE) -> Score:
+def evaluate(net: nn.Module, batches: Iterable[Batch], processes: Processes = SINGLE) -> Score:
     """Score `net` in evaluation mode on batches of (images N×3×H×W, labels N), reading the device once at the end.
 
     With several `processes`, each has batches of its own and all get the score over all of them.
@@ -74,7 +75,7 @@ def evaluate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], processes
 
 
 @torch.inference_mode()
-def predict(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], processes: Processes = SINGLE) -> Predictions:
+def predict(net: nn.Module, batches: Iterable[Batch], processes: Processes = SINGLE) -> Predictions:
     """What `net` in evaluation mode says of each image of `batches` (as for `evaluate`); the device is read once.
 
     With several `processes`, each has images of its own, and all get those of rank 0, then those of rank 1, and so on.
@@ -99,16 +100,15 @@ class Evaluator:
     """Scores state dicts on the images of one data set, through networks that lend themselves to all of them.
 
     `nets`, all of one `arch`, are on the data's device; with several, as many states can be worked on at the same
-    time. `data` has `bn_batches` and `eval_batches` as those of `CIFAR.dataset.ImageData`. `bn_images` bounds how many
-    training images a recalibration sees (0: all of them). With several `processes`, all call the same methods with the
-    same states one after another, and all get the same scores.
+    time. `bn_images` bounds how many training images a recalibration sees (0: all of them). With several `processes`,
+    all call the same methods with the same states one after another, and all get the same scores.
     """
 
     def __init__(
         self,
         arch: str,
         nets: Sequence[nn.Module],
-        data,
+        data: Images,
         batch_size: int,
         bn_images: int = 0,
         amp: bool = False,
@@ -168,7 +168,7 @@ class Evaluator:
             images, loss_sum = 0, torch.zeros((), dtype=torch.float64, device=self.device)
             for inputs, labels in self.workers.watched(self.data.eval_batches("val")):
                 # Labels that were decoded while networks were scored are not for autograd to keep; a copy is.
-                loss = cross_entropy(net(fit_for_backward(inputs)).float(), labels.clone(), reduction="sum")
+                loss = cross_entropy(net(inputs).float(), labels.clone(), reduction="sum")
                 found = torch.autograd.grad(loss, [*parameters.values()])
                 for total, part in zip(gradients.values(), found, strict=True):
                     total += part
@@ -178,17 +178,17 @@ class Evaluator:
         parts = flat.split([part.numel() for part in gradients.values()])
         return score.loss, {name: part.view_as(parameters[name]) for name, part in zip(gradients, parts, strict=True)}
 
-    def predict(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> Predictions:
+    def predict(self, state: State, batches: Iterable[Batch]) -> Predictions:
         """What the network says of each image of `batches`; each process has its part of them."""
         with self._network(state) as net:
             return predict(net, self.workers.watched(batches), self.processes)
 
-    def _score(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    def _score(self, state: State, batches: Iterable[Batch]) -> Score:
         """The score on the images of `batches`; each process has its part of them."""
         with self._network(state) as net:
             return evaluate(net, self.workers.watched(batches), self.processes)
 
-    def probabilities(self, state: State, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def probabilities(self, state: State, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """The classes' probabilities on this process's `batches` (N × outputs, float32) and the labels (N)."""
         with self._network(state) as net, torch.inference_mode():
             net.eval()
@@ -208,15 +208,6 @@ class Evaluator:
                 yield net
         finally:
             self._idle.put(net)
-
-
-def fit_for_backward(images: Tensor) -> Tensor:
-    """`images` (N×C×H×W) in a layout through which gradients can go.
-
-    Backward through a narrow 1×1 convolution with stride 2 on an odd number of channels-last images corrupts memory on
-    a CPU (seen with torch 2.15); on an even number, channels last is right and faster.
-    """
-    return images.contiguous() if images.device.type == "cpu" and len(images) % 2 else images
 
 
 def autocast(device: torch.device, amp: bool) -> contextlib.AbstractContextManager:

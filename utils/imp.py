@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from utils import report
@@ -21,6 +21,7 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Score, autocast, evaluate
 from utils.folders import check_space
+from utils.images import Batch, Images
 from utils.plain_data import is_state
 from utils.preemption import Preempted
 from utils.pruning import (
@@ -39,7 +40,6 @@ from utils.randomness import generator
 from utils.tickets import RunFiles, Snapshot, alike, read_ticket
 from utils.training import EpochSums, Schedule, make_optimizer, restore_momentum, train_epoch
 
-Batch = tuple[Tensor, Tensor]
 Note = Callable[[int, int, Mapping[str, float]], None]
 PRUNE_TYPES = ("lt", "rewind_lt", "pt")
 
@@ -80,17 +80,17 @@ class ImpSettings:
 class ImpRun:
     """One run: `net` (on the data's device) trained on `data` level by level, its files in `files`.
 
-    `data` has the methods of `CIFAR.dataset.ImageData`, `say` takes each line of the log. With several `processes`
-    every one of them runs this on its part of the images, and the main one writes. `stop` is asked again and again: as
-    soon as it says so, the epoch is saved as far as it has come and Preempted is raised. `note` gets level, epoch (from
-    1) and the numbers of each epoch before it is saved, so that none is missing; after an interruption, some again.
-    `forward` is what `processes` have wrapped `net` in, if they have: that must be done once.
+    `say` takes each line of the log. With several `processes` every one of them runs this on its part of the images,
+    and the main one writes. `stop` is asked again and again: as soon as it says so, the epoch is saved as far as it has
+    come and Preempted is raised. `note` gets level, epoch (from 1) and the numbers of each epoch before it is saved, so
+    that none is missing; after an interruption, some again. `forward` is what `processes` have wrapped `net` in, if
+    they have: that must be done once.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        data,
+        data: Images,
         settings: ImpSettings,
         files: RunFiles,
         say: Callable[[str], None],
@@ -245,17 +245,22 @@ class ImpRun:
         progress.scheduler = self.settings.schedule.state(progress.epoch)
 
     def _refuse_divergence(self, progress: Snapshot, scores: Mapping[str, Score]) -> None:
-        # The last step of an epoch shows in the validation loss alone.
-        for name, title in (("train_ta", "training"), ("val_ta", "validation")):
-            loss = scores[name].loss if name in scores else 0.0
-            if not math.isfinite(loss):
-                self._save_ticket()
-                good = progress.level if progress.best >= 0 else progress.level - 1
-                ticket = f"the last good ticket is {self.files.ticket(good).path}" if good >= 0 else "no ticket is lost"
-                raise UserError(
-                    f"{title} loss is {loss} in epoch {progress.epoch + 1} of {self._title(progress.level)}: lower "
-                    f"--lr or raise --warmup; {ticket}"
-                )
+        titles = {"train_ta": "training", "val_ta": "validation"}
+        losses = {title: scores[name].loss for name, title in titles.items() if name in scores}
+        wrong = [f"{title} loss is {loss}" for title, loss in losses.items() if not math.isfinite(loss)]
+        # The last step of an epoch shows in no training loss, and not every epoch is validated.
+        if not wrong and not is_state(self.net.state_dict()):
+            wrong = ["a weight is NaN or infinity"]
+        if wrong:
+            self._save_ticket()
+            good = progress.level if progress.best >= 0 else progress.level - 1
+            # Other processes may come here before the main one has written it.
+            path = self.processes.from_main(lambda: str(self.files.ticket(good).path)) if good >= 0 else None
+            ticket = f"the last good ticket is {path}" if path else "no ticket is lost"
+            raise UserError(
+                f"{wrong[0]} in epoch {progress.epoch + 1} of {self._title(progress.level)}: lower --lr or raise "
+                f"--warmup; {ticket}"
+            )
 
     def _train_pass(self, progress: Snapshot) -> Score:
         """Train on what is left of the epoch; `progress.underway` has the sums of all of it then."""
@@ -278,7 +283,7 @@ class ImpRun:
             unit="batch",
         )
         mask = progress.mask if level > 0 else None
-        train_epoch(self.net, self.optimizer, bar, rates, mask, settings.amp, self.processes, self.forward, sums)
+        train_epoch(self.net, self.optimizer, bar, rates, mask, settings.amp, self.forward, sums)
         return self._end_pass(progress, sums)
 
     def _until_stopped(self, batches: Iterable[Batch], progress: Snapshot, sums: EpochSums) -> Iterator[Batch]:
@@ -336,7 +341,7 @@ class ImpRun:
         progress = Snapshot(**self.processes.from_main(lambda: vars(self.files.load_checkpoint(level))))
         try:
             self.net.load_state_dict(progress.state)
-            restore_momentum(self.optimizer, progress.optimizer)
+            self._restore_momentum(progress)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no checkpoint of this run (--arch, --dataset): {reason}") from error
@@ -347,6 +352,12 @@ class ImpRun:
         batches = f" and {progress.underway['batches']} batches" if progress.underway else ""
         self.say(f"going on after epoch {progress.epoch}{batches} of level {level}, from {path}")
         return progress
+
+    def _restore_momentum(self, progress: Snapshot) -> None:
+        """Files number it by the order of their weights: torch's pruning, for one, puts biases first."""
+        parameters = dict(self.net.named_parameters())
+        order = [parameters[name] for name in progress.state if name in parameters]
+        restore_momentum(self.optimizer, progress.optimizer, order)
 
 
 def _density_lines(level: int, mask: Mask) -> str:

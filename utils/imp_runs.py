@@ -14,6 +14,7 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
 from utils.events import Events
+from utils.images import Images
 from utils.imp import ImpRun, ImpSettings, Note
 from utils.preemption import deferred
 from utils.provenance import claimed_folder, describe_run
@@ -25,7 +26,7 @@ from utils.training import Schedule
 def run_imp(
     args: argparse.Namespace,
     net: nn.Module,
-    data,
+    data: Images,
     layout: type[RunFiles],
     say: Callable[[str], None],
     processes: Processes = SINGLE,
@@ -104,16 +105,14 @@ def _run_folder(args: argparse.Namespace, layout: type[RunFiles]) -> Path:
         return _no_replica(args.save_dir or by_flags)
     if not args.checkpoint.exists():
         raise UserError(f"--checkpoint {args.checkpoint} does not exist")
-    folder = _no_replica(args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent)
+    folder = _no_replica(args.checkpoint if args.checkpoint.is_dir() else layout.folder_of(args.checkpoint))
     if args.save_dir is not None and args.save_dir.resolve() != folder.resolve():
         raise UserError(f"--checkpoint goes on in its own folder: leave --save_dir {args.save_dir} out")
     if not _is_started(layout(folder)):
         raise UserError(f"--checkpoint {args.checkpoint}: there is nothing to go on from in {folder}")
-    newest = layout(folder).newest_level() or 0
-    if args.checkpoint.is_file() and args.checkpoint.name != layout(folder).checkpoint(newest).name:
-        raise UserError(
-            f"--checkpoint {args.checkpoint} is not the newest: move level {newest} and what follows away first"
-        )
+    newest = layout(folder).checkpoint(layout(folder).newest_level() or 0)
+    if args.checkpoint.is_file() and args.checkpoint.resolve() != newest.resolve():
+        raise UserError(f"--checkpoint {args.checkpoint} is not the newest: name {newest}, or move that away first")
     return folder
 
 

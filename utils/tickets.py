@@ -7,6 +7,7 @@ where the mask is False. No other module spells a file name or renames a key.
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from utils import checkpoint
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.plain_data import is_percent, misfit
 from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask
 from utils.records import CHECKPOINT, UNDERWAY
@@ -24,6 +25,8 @@ from utils.records import CHECKPOINT, UNDERWAY
 SETTINGS = "settings.json"
 EVENTS = "tensorboard"
 REPLICA = r"replica_(\d+)"
+RESUME = "resume.pth.tar"  # what goes on with a level, beside OpenLTH's files
+STATE_DICTS = ("state_dict", "model_state_dict", "model")  # what programs call it in their checkpoints
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
 CONNECTIVITY_JSON, CONNECTIVITY_CSV = "connectivity.json", "connectivity.csv"
 CONNECTIVITY_PLOT, BARRIERS_PLOT = "connectivity.png", "barriers.png"
@@ -118,7 +121,10 @@ class Ticket:
 
 
 def find_tickets(folder: Path) -> list[TicketFile]:
-    """The tickets in `folder`, by level. UserError when there is none, or when it is not clear which are meant."""
+    """The tickets in `folder`, by level. UserError when there is none, or when it is not clear which are meant.
+
+    Levels of OpenLTH that were not trained are left out; a line on standard error names them.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: name the one that holds the tickets")
@@ -162,7 +168,27 @@ def _openlth_tickets(folder: Path) -> list[TicketFile]:
     runs = [run for run in (folder, *below) if _openlth_levels(run)]
     if len(runs) > 1:
         raise UserError(f"{folder} holds several runs, name one of them: {', '.join(map(str, runs))}")
-    return _openlth_levels(runs[0]) if runs else []
+    return _trained_levels(runs[0]) if runs else []
+
+
+def _trained_levels(run: Path) -> list[TicketFile]:
+    """The levels of `run` without those that were interrupted; UserError where none is left.
+
+    OpenLTH saves the network that a level starts from and, at its end, the trained one. Levels start at the same step,
+    the last one of `level_pretrain` if there is that, so those that have both show what one alone is. Runs of ours,
+    which `RESUME` gives away, save trained networks only.
+    """
+    files = _openlth_levels(run)
+    steps = {file: [step for step, _ in _openlth_models(file.path.parent)] for file in files}
+    starts = [found[0] for file, found in steps.items() if len(found) > 1 and not file.path.with_name(RESUME).exists()]
+    starts = starts or [step for step, _ in _openlth_models(run / "level_pretrain" / "main")[-1:]]
+    untrained = [file for file in files if len(steps[file]) == 1 and steps[file][0] in ((0, 0), *starts)]
+    if untrained:
+        names = ", ".join(str(file.path.parent.parent) for file in sorted(untrained, key=lambda file: file.level))
+        if len(untrained) == len(files):
+            raise UserError(f"{names}: only the network that training started from is there: let OpenLTH end its run")
+        print(one_line(f"left out, not trained yet: {names}"), file=sys.stderr, flush=True)
+    return [file for file in files if file not in untrained]
 
 
 def _openlth_levels(run: Path) -> list[TicketFile]:
@@ -219,18 +245,21 @@ def _refuse_infinite(state: State, path: Path) -> None:
 
 def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint, with what wrappers put before its names taken off."""
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
-        raise UserError(f"{path} holds no state dict")
+    parts = [content.get(name) for name in STATE_DICTS] if isinstance(content, dict) else []
+    content = next(filter(_is_state_dict, [*parts, content]), None)
+    if content is None:
+        raise UserError(f"{path} holds no state dict, neither alone nor as {', '.join(STATE_DICTS)}")
+    content = {name: value.detach() for name, value in content.items()}  # some programs save parameters
     for prefix in ("module.", "_orig_mod.", "module.", "model."):  # a compiled network may wrap a distributed one
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): value for name, value in content.items()}
     return content
 
 
-def _is_named_tensor(item: tuple[object, object]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+def _is_state_dict(content: object) -> bool:
+    if not isinstance(content, dict) or not content:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
 def plain_state(state_dict: dict[str, Tensor], path: Path) -> tuple[State, Mask]:
@@ -347,6 +376,11 @@ class RunFiles:
         """The files, in the same layout, of one of several trainings of each level, whose mean is this run's."""
         return type(self)(self.folder / f"replica_{number}", self.slim)
 
+    @staticmethod
+    def folder_of(checkpoint: Path) -> Path:
+        """The folder of the run that has this `checkpoint`."""
+        return checkpoint.parent
+
     def parts(self) -> list["RunFiles"]:
         """These files and those of the replicas that are there."""
         numbers = (re.fullmatch(REPLICA, path.name) for path in self.folder.glob("*"))
@@ -415,6 +449,13 @@ class RunFiles:
 
     def load_checkpoint(self, level: int) -> Snapshot:
         """What `save_checkpoint` (or a published script) saved; UserError where it is not what a run can go on with."""
+        try:
+            return self._read_checkpoint(level)
+        except UserError as error:
+            without = "starts again" if level == 0 else "goes on from the level before"
+            raise UserError(f"{error}; move it away, and the run {without}") from error
+
+    def _read_checkpoint(self, level: int) -> Snapshot:
         path = self.checkpoint(level)
         record = checkpoint.load(path)
         if odd := misfit(record, CHECKPOINT) or misfit(record, {"underway": UNDERWAY} if "underway" in record else {}):
@@ -447,19 +488,26 @@ class OpenlthRunFiles(RunFiles):
 
     prunable = (nn.Conv2d, nn.Linear)
 
+    @staticmethod
+    def folder_of(checkpoint: Path) -> Path:
+        return checkpoint.parent.resolve().parent.parent
+
     def ticket(self, level: int) -> TicketFile:
-        return next(file for file in _openlth_levels(self.folder) if file.level == level)
+        """UserError where it is gone, since its name tells an epoch that nobody else knows."""
+        for file in _openlth_levels(self.folder):
+            if file.level == level:
+                return file
+        raise UserError(f"{self._main(level)} holds no ticket (model_ep*.pth): put it back, or begin in another folder")
 
     def checkpoint(self, level: int) -> Path:
-        return self._main(level) / "resume.pth.tar"
+        return self._main(level) / RESUME
 
     def curve(self, level: int) -> Path:
         return self._main(level) / "net_train.png"
 
     def newest_level(self) -> int | None:
         levels = (
-            re.fullmatch(r"level_(\d+)", path.parent.parent.name)
-            for path in self.folder.glob("level_*/main/resume.pth.tar")
+            re.fullmatch(r"level_(\d+)", path.parent.parent.name) for path in self.folder.glob(f"level_*/main/{RESUME}")
         )
         return max((int(level[1]) for level in levels if level), default=None)
 

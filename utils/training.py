@@ -1,6 +1,6 @@
 """One epoch of training, the optimizer, the learning-rate schedule."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from utils.batchnorm import lone_image_explained
-from utils.distributed import SINGLE, Processes
-from utils.evaluation import Score, autocast, fit_for_backward, total_score
+from utils.distributed import Processes
+from utils.evaluation import Score, autocast, total_score
+from utils.images import Batch
 from utils.pruning import Mask
 
 
@@ -63,42 +64,46 @@ class EpochSums:
         return total_score(int(self.correct), self.images, float(self.loss_sum), processes)
 
 
-def restore_momentum(optimizer: torch.optim.SGD, saved: dict) -> None:
+@torch.no_grad()
+def restore_momentum(optimizer: torch.optim.SGD, saved: dict, order: Sequence[nn.Parameter]) -> None:
     """Take the momentum from `saved`, the state dict of such an optimizer, and leave the rest as the flags have it.
 
-    ValueError where it is not one finite tensor of a parameter's shape for each; before the first step there is none.
+    `order` is that in which `saved` numbers the parameters. ValueError where it is not one finite tensor of a
+    parameter's shape for each; before the first step there is none.
     """
     (group,) = optimizer.param_groups
     state = saved.get("state")
     if state == {} or group["momentum"] == 0:
         return
-    if type(state) is not dict or {*state} != {*range(len(group["params"]))}:
+    if type(state) is not dict or {*state} != {*range(len(order))}:
         raise ValueError("its optimizer has no momentum for each weight")
-    for index, parameter in enumerate(group["params"]):
+    found = {}
+    for index, parameter in enumerate(order):
         part = state[index]
         momentum = part.get("momentum_buffer") if type(part) is dict and len(part) == 1 else None
         if not isinstance(momentum, Tensor) or momentum.shape != parameter.shape or momentum.dtype != parameter.dtype:
             raise ValueError(f"its optimizer's momentum of weight {index} does not fit")
         if not momentum.isfinite().all():
             raise ValueError(f"its optimizer's momentum of weight {index} is NaN or infinity")
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        # Fused steps go through both as they lie in memory, so they must lie alike.
+        found[parameter] = {"momentum_buffer": torch.empty_like(parameter).copy_(momentum)}
+    optimizer.state.update(found)
 
 
 def train_epoch(
     net: nn.Module,
     optimizer: torch.optim.SGD,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     rates: Iterable[float],
     mask: Mask | None = None,
     amp: bool = False,
-    processes: Processes = SINGLE,
     forward: nn.Module | None = None,
     sums: EpochSums | None = None,
-) -> Score:
-    """One pass over `batches` of (images N×3×H×W, labels N) at one learning rate a batch; returns the training score.
+) -> EpochSums:
+    """One pass over `batches` of (images N×3×H×W, labels N) at one learning rate a batch; returns what it came to.
 
     Weights that `mask` prunes are set to zero after every step: momentum or weight decay could move them otherwise.
-    `forward` is `net` by default; several `processes` give what wraps it and averages their gradients. `sums` grow with
+    `forward` is `net` by default; several processes give what wraps it and averages their gradients. `sums` grow with
     each batch: where `batches` raise an error, they and the network are those of the batches before it.
     """
     forward = forward or net
@@ -109,7 +114,7 @@ def train_epoch(
     for (inputs, labels), rate in zip(batches, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         with autocast(device, amp), lone_image_explained():
-            outputs = forward(fit_for_backward(inputs))
+            outputs = forward(inputs)
             loss = cross_entropy(outputs.float(), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -120,14 +125,14 @@ def train_epoch(
             sums.images += len(labels)
             sums.correct += (outputs.argmax(1) == labels).sum()
             sums.loss_sum += loss.detach().double() * len(labels)
-    return sums.total(processes)
+    return sums
 
 
 def _pruned_weights(net: nn.Module, mask: Mask | None) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights and their masks as two lists, which torch multiplies in one call for all layers."""
-    parameters = dict(net.named_parameters())
-    weights = [parameters[name] for name in mask or {}]
-    return weights, [part.to(weight) for weight, part in zip(weights, (mask or {}).values(), strict=True)]
+    """Weights and their masks as two lists, which torch multiplies in one call where they lie alike in memory."""
+    parameters, mask = dict(net.named_parameters()), mask or {}
+    weights = [parameters[name] for name in mask]
+    return weights, [torch.empty_like(parameters[name]).copy_(part) for name, part in mask.items()]
 
 
 @torch.no_grad()
