@@ -4,6 +4,7 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -55,24 +56,7 @@ def run_method(
     )
     files = tickets.find_tickets(source)
     levels = _chosen_levels(args.levels, files)
-    folder = args.save_dir or tickets.pools_folder(source, folder_name(vars(args)))
-    in_step = processes if processes.world == 1 or splits_images(args) else SINGLE
-    evaluator = Evaluator(args.arch, nets, data, args.batch_size, args.bn_images, args.amp, in_step)
-    description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
-    where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
-    say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
-    study = Study(
-        files,
-        evaluator,
-        args.search_num,
-        args.seed,
-        folder,
-        description,
-        say,
-        ticket_tolerance=args.ticket_tolerance,
-        processes=processes,
-        denser_num=args.denser_num,
-    )
+    study = _study(args, source, files, nets, data, say, processes)
     if args.interpolate_method == CONNECTIVITY:
         table = barrier_table(ConnectivityRun(study, args.pairs).run(args.interpolation_value_list, levels))
     else:
@@ -84,9 +68,38 @@ def run_method(
         entries = run.run(levels)
         table = results_table(entries)
         if processes.is_main:
-            draw(entries, folder)
+            draw(entries, study.folder)
     if processes.is_main:
         print(table, flush=True)
+
+
+def _study(
+    args: argparse.Namespace,
+    source: Path,
+    files: Sequence[TicketFile],
+    nets: Sequence[nn.Module],
+    data: Images,
+    say: Callable[[str], None],
+    processes: Processes,
+) -> Study:
+    """The tickets `files` of the folder `source`, what scores them, and where results go."""
+    folder = args.save_dir or tickets.pools_folder(source, folder_name(vars(args)))
+    in_step = processes if processes.world == 1 or splits_images(args) else SINGLE
+    evaluator = Evaluator(args.arch, nets, data, args.batch_size, args.bn_images, args.amp, in_step)
+    where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
+    say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
+    return Study(
+        files,
+        evaluator,
+        args.search_num,
+        args.seed,
+        folder,
+        describe_run(vars(args), evaluator.device, data.identity, processes.world),
+        say,
+        ticket_tolerance=args.ticket_tolerance,
+        processes=processes,
+        denser_num=args.denser_num,
+    )
 
 
 def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:

@@ -54,23 +54,7 @@ def add_pool_flags(
     group.add_argument(
         "--search_num", type=count, default=19, metavar="N", help="candidates tried for each start, nearest first"
     )
-    group.add_argument("--EMA_value", type=share, default=0.95, metavar="C", help="share that the moving average keeps")
-    group.add_argument(
-        "--learned_steps",
-        type=count,
-        default=50,
-        metavar="N",
-        help="steps of gradient, on all validation images each, that learned takes: its own validation accuracy "
-        "is of images that it was fitted to",
-    )
-    group.add_argument("--learned_lr", type=nonnegative, default=0.1, metavar="R", help="learning rate of learned")
     group.add_argument("--levels", type=count, nargs="+", metavar="L", help="tickets to start from; default: all")
-    group.add_argument(
-        "--pairs",
-        choices=PAIRS,
-        default="neighbours",
-        help="of linear_inter: lines between neighbouring levels, or between all pairs of --levels (many)",
-    )
     group.add_argument(
         "--ticket_tolerance",
         type=nonnegative,
@@ -79,6 +63,7 @@ def add_pool_flags(
         help="report tickets whose validation accuracy is not the one in their file by more than P points",
     )
     _add_cost_flags(group)
+    _add_method_flags(parser)
     _add_recipe_flags(parser)
     _add_pool_folders(parser, tickets_flags, pools_flag)
 
@@ -105,6 +90,26 @@ def _add_cost_flags(group: argparse._ArgumentGroup) -> None:
         action=Preset,
         settings=FAST,
         help=f"the same as {_as_flags(FAST)}: see README for what it changes; flags after it win",
+    )
+
+
+def _add_method_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("single methods")
+    group.add_argument("--EMA_value", type=share, default=0.95, metavar="C", help="share that interpolate_ema keeps")
+    group.add_argument(
+        "--learned_steps",
+        type=count,
+        default=50,
+        metavar="N",
+        help="steps of gradient, on all validation images each, that learned takes: its own validation accuracy "
+        "is of images that it was fitted to",
+    )
+    group.add_argument("--learned_lr", type=nonnegative, default=0.1, metavar="R", help="learning rate of learned")
+    group.add_argument(
+        "--pairs",
+        choices=PAIRS,
+        default="neighbours",
+        help="of linear_inter: lines between neighbouring levels, or between all pairs of --levels (many)",
     )
 
 
