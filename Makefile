@@ -20,11 +20,10 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 quickstart: install
 	PYTHON="$(abspath $(VENV))/bin/python" scripts/quickstart.sh
 
-# Reordered, the files of few but long tests would come last, and one of two processes would wait.
 test: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
