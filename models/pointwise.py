@@ -20,10 +20,11 @@ class StridedPointwise(nn.Conv2d):
 
 
 def make_shortcuts_safe(net: nn.Module) -> None:
-    """Replace every strided 1×1 convolution of `net`, which keeps its keys and weights, by a `StridedPointwise`."""
+    """Replace every 1×1 convolution of `net` with stride 2 and no bias by a `StridedPointwise` of the same weights."""
     for module in [*net.modules()]:
         for name, layer in module.named_children():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride == (2, 2):
+            strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride == (2, 2)
+            if strided and layer.bias is None:
                 safe = StridedPointwise(layer.in_channels, layer.out_channels)
                 safe.weight = layer.weight
                 setattr(module, name, safe)
