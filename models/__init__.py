@@ -8,7 +8,6 @@ from torch import nn
 
 from models import openlth, resnet, resnet_cifar, vgg
 from models.normalize import normalize_first
-from models.pointwise import make_shortcuts_safe
 from utils.errors import UserError
 
 _FIXED = {arch: family for family in (resnet_cifar, resnet, vgg) for arch in family.ARCHS}
@@ -42,7 +41,6 @@ def build(
     """
     family = _family(arch, imagenet_stem)
     net = resnet.build(arch, classes, imagenet_stem) if family is resnet else family.build(arch, classes)
-    make_shortcuts_safe(net)
     return normalize_first(net, *((openlth.MEAN, openlth.STD) if family is openlth else (mean, std)))
 
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1, conv3x3
-from torchvision.models.vgg import cfgs
 
-from models.resnet import ResNetOfWidth
+from models.convolutions import conv1x1, conv3x3
+from models.resnet import BLOCKS, BasicBlock, Bottleneck, ResNet
+from models.vgg import LAYERS
 from models.widths import FULL_WIDTH
 
 # OpenLTH normalises every data set with ImageNet's statistics.
@@ -31,16 +31,7 @@ PATTERNS = {
 }
 DEPTHS = f"D: {'; '.join(f'{depths} for {name}' for name, depths in _DEPTHS.items())}; W: the first layer's channels"
 
-VGG_CONFIGURATIONS = {11: "A", 13: "B", 16: "D", 19: "E"}
-IMAGENET_BLOCKS = {
-    18: (BasicBlock, [2, 2, 2, 2]),
-    26: (BasicBlock, [2, 3, 4, 3]),
-    34: (BasicBlock, [3, 4, 6, 3]),
-    50: (Bottleneck, [3, 4, 6, 3]),
-    101: (Bottleneck, [3, 4, 23, 3]),
-    152: (Bottleneck, [3, 8, 36, 3]),
-    200: (Bottleneck, [3, 24, 36, 3]),
-}
+IMAGENET_BLOCKS = {**BLOCKS, 26: (BasicBlock, (2, 3, 4, 3)), 200: (Bottleneck, (3, 24, 36, 3))}
 
 
 class CifarBlock(nn.Module):
@@ -92,10 +83,10 @@ class CifarVGG(nn.Module):
 
     smallest_image = 16
 
-    def __init__(self, configuration: str, classes: int):
+    def __init__(self, depth: int, classes: int):
         super().__init__()
         layers, in_planes = [], 3
-        for planes in cfgs[configuration][:-1]:
+        for planes in LAYERS[depth][:-1]:
             if planes == "M":
                 layers.append(nn.MaxPool2d(2))
             else:
@@ -128,7 +119,7 @@ def _parse(arch: str) -> tuple[str, int, int | None] | None:
     family, depth, width = match[1], int(match[2]), int(match[3]) if match[3] else None
     exists = {
         "cifar_resnet": depth >= 8 and depth % 6 == 2,
-        "cifar_vgg": depth in VGG_CONFIGURATIONS and width is None,
+        "cifar_vgg": depth in LAYERS and width is None,
         "imagenet_resnet": depth in IMAGENET_BLOCKS,
     }[family]
     return (family, depth, width) if exists else None
@@ -144,9 +135,9 @@ def build(arch: str, classes: int) -> nn.Module:
     if family == "cifar_resnet":
         net = CifarResNet((depth - 2) // 6, width or 16, classes)
     elif family == "cifar_vgg":
-        net = CifarVGG(VGG_CONFIGURATIONS[depth], classes)
+        net = CifarVGG(depth, classes)
     else:
-        net = ResNetOfWidth(*IMAGENET_BLOCKS[depth], width or FULL_WIDTH, 1000)
+        net = ResNet(*IMAGENET_BLOCKS[depth], width or FULL_WIDTH, 1000)
     return net.apply(_initialize)
 
 

@@ -2,7 +2,9 @@
 
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, conv3x3
+
+from models.convolutions import conv3x3
+from models.resnet import BasicBlock
 
 WORDS = "ResNet for CIFAR, three layers of 16, 32 and 64 channels (He et al. 2016)"
 # Blocks in each of the three layers.

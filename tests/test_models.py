@@ -1,6 +1,7 @@
 """The networks: sizes, keys and shapes, normalisation, and what the registry refuses."""
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ import torchvision
 from conftest import ROOT
 
 import models
-from models import openlth
+from models import openlth, vgg
+from models.convolutions import StridedPointwise
 from models.normalize import Normalize, normalize_first
-from models.pointwise import StridedPointwise
 from models.resnet_cifar import ShortcutA
 from utils.errors import UserError
 
@@ -21,7 +22,7 @@ TICKETS = Path(__file__).resolve().parents[2] / "shared" / "tickets"
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 FIXED = [name for name in models.arch_names() if "D" not in name]
 OPENLTH = [f"imagenet_resnet_{depth}" for depth in openlth.IMAGENET_BLOCKS]
-OPENLTH += [f"cifar_vgg_{depth}" for depth in openlth.VGG_CONFIGURATIONS]
+OPENLTH += [f"cifar_vgg_{depth}" for depth in vgg.LAYERS]
 OPENLTH += ["cifar_resnet_8", "cifar_resnet_20", "cifar_resnet_110_4", "imagenet_resnet_18_8", "imagenet_resnet_50_128"]
 
 
@@ -184,7 +185,7 @@ def test_the_gradient_of_a_narrow_shortcut_stays_within_its_memory():
     """With channels last, torch's own writes past the end, which most often ends the process by a signal."""
     program = """
 import torch
-from models.pointwise import StridedPointwise
+from models.convolutions import StridedPointwise
 layer, kept = StridedPointwise(4, 8), []
 for number in range(60):
     images = torch.randn(3 + number % 2, 4, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
@@ -219,6 +220,33 @@ def test_imagenet_resnet_at_full_width_is_torchvisions(depth):
     expected |= {"normalize.mean": (3,), "normalize.std": (3,)}
     assert _shapes(_on_meta(f"imagenet_resnet_{depth}").state_dict()) == expected
     assert _shapes(_on_meta(f"resnet{depth}", 1000, imagenet_stem=True).state_dict()) == expected
+
+
+def test_full_width_resnets_compute_what_torchvisions_do():
+    for arch, outputs in (("resnet18", 10), ("resnet50", 10)):
+        net = models.build(arch, outputs, (0, 0, 0), (1, 1, 1), imagenet_stem=True).double().eval()
+        theirs = torchvision.models.get_model(arch, weights=None, num_classes=outputs).double().eval()
+        theirs.load_state_dict({name: value for name, value in net.state_dict().items() if "normalize" not in name})
+        images = torch.rand(2, 3, 40, 48, dtype=torch.float64)
+        with torch.no_grad():
+            torch.testing.assert_close(net(images), theirs(images))
+
+
+def test_vgg_computes_what_torchvisions_does():
+    net = models.build("vgg16_bn_16", 10, (0, 0, 0), (1, 1, 1)).double().eval()
+    layers = [layer if layer == "M" else layer // 4 for layer in torchvision.models.vgg.cfgs["D"]]
+    features = torchvision.models.vgg.make_layers(layers, batch_norm=True).double().eval()
+    features.load_state_dict(net.features.state_dict())
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(net.features(images), features(images))
+
+
+@pytest.mark.parametrize("folder", ["models", "utils"])
+def test_torchvision_is_not_imported_by_what_every_script_shares(folder):
+    """It takes almost as long as torch, for the sake of torch.compile, which most commands never use."""
+    for path in (ROOT / folder).glob("*.py"):
+        assert not re.search(r"^(from|import) torchvision", path.read_text(), re.MULTILINE), path
 
 
 def test_stems():

@@ -1,6 +1,7 @@
 """What a result says about how it came about, and the guard that keeps two different runs out of one folder."""
 
 import contextlib
+import importlib.metadata
 import platform
 import shlex
 import subprocess
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy
 import torch
-import torchvision
 
 from utils import checkpoint
 from utils.distributed import Processes
@@ -52,7 +52,7 @@ def describe_run(
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),  # a class of its own, not plain text
-            "torchvision": str(torchvision.__version__),
+            "torchvision": importlib.metadata.version("torchvision"),  # not imported, which takes seconds
             "numpy": numpy.__version__,
             "precision": precision_name(device, flags.get("amp", False)),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
