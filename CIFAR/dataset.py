@@ -100,9 +100,9 @@ class ImageData:
         """Where the images are, and the batches made from them."""
         return self.train.images.device
 
-    def train_batch_count(self, batch_size: int, limit: int = 0) -> int:
-        """How many batches one pass of `train_batches` has."""
-        return math.ceil(self._pass_length(limit) / batch_size)
+    def train_batch_count(self, batch_size: int) -> int:
+        """How many batches one whole pass of `train_batches` has."""
+        return math.ceil(len(self.train) / batch_size)
 
     def train_batches(self, batch_size: int, *purpose: int | str, limit: int = 0, first: int = 0) -> Iterator[Batch]:
         """One pass over the training images: shuffled, augmented batches, the same for the same `purpose` anywhere.
@@ -112,7 +112,7 @@ class ImageData:
         augmented as in the whole pass. The pass begins with its 0-based batch `first`.
         """
         with _LOCK:
-            order, corners, mirrored = self._augmentation(purpose, self._pass_length(limit))
+            order, corners, mirrored = self._augmentation(purpose, limit)
             pixels = self._padded.view(-1, 3)
         batches = zip(*(t.split(batch_size)[first:] for t in (order, corners, mirrored)), strict=True)
         for index, corner, mirror in batches:
@@ -127,17 +127,14 @@ class ImageData:
         """The images of `split` ("train", "val" or "test") in order, as they are; yields what `train_batches` does."""
         return {"train": self.train, "val": self.val, "test": self.test}[split].batches(batch_size)
 
-    def _pass_length(self, limit: int) -> int:
-        return min(limit, len(self.train)) if limit > 0 else len(self.train)
-
-    def _augmentation(self, purpose: tuple[int | str, ...], length: int) -> Drawn:
+    def _augmentation(self, purpose: tuple[int | str, ...], limit: int) -> Drawn:
         """What `_draw_augmentation` gives; the last is kept, for all coefficients of a candidate ask for the same."""
-        if self._drawn is None or self._drawn[0] != (purpose, length):
-            self._drawn = (purpose, length), self._draw_augmentation(purpose, length)
+        if self._drawn is None or self._drawn[0] != (purpose, limit):
+            self._drawn = (purpose, limit), self._draw_augmentation(purpose, limit)
         return self._drawn[1]
 
-    def _draw_augmentation(self, purpose: tuple[int | str, ...], length: int) -> Drawn:
-        """For the first `length` images of the shuffled order, each N int64 on the device.
+    def _draw_augmentation(self, purpose: tuple[int | str, ...], limit: int) -> Drawn:
+        """For the first `limit` images (0: all) of the shuffled order, each N int64 on the device.
 
         These are the image, the position in `_padded` of its crop's upper left pixel, and 1 if it is mirrored, else 0.
         """
@@ -148,7 +145,7 @@ class ImageData:
         padded_side = self.side + 2 * self.padding
         corners = (order * padded_side + top) * padded_side + left
         mirrored = coins if self.flip else torch.zeros_like(coins)
-        return tuple(drawn[:length].to(self.device) for drawn in (order, corners, mirrored))
+        return tuple(drawn[: limit or None].to(self.device) for drawn in (order, corners, mirrored))
 
     @cached_property
     def _padded(self) -> Tensor:

@@ -46,6 +46,7 @@ from utils.distributed import SINGLE
 from utils.errors import LONGEST_LINE, UserError, one_line
 from utils.evaluation import Evaluator
 from utils.imp import ImpRun, ImpSettings
+from utils.plain_data import Shape, is_plain
 from utils.pool_runs import PoolRun
 from utils.pools import Pool, greedy
 from utils.provenance import claimed_folder
@@ -224,7 +225,7 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
     yield Subject("settings.json", settings, lambda: claim(settings, flags), documents)
 
     def compared() -> None:
-        claim(pools, run.study.description, pools=[])
+        claim(pools, run.study.description, pools=is_plain)
         comparison.compare([recorded.read_results(pools)], folder / "compared")
 
     yield Subject("pools.json", pools, compared, documents)
@@ -234,9 +235,9 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
     yield Subject("connectivity.json", lines, lambda: barrier_table(walk.run([0.5], [0])) and None, documents)
 
 
-def claim(path: Path, description: dict, **lists: list) -> None:
+def claim(path: Path, description: dict, **items: Shape) -> None:
     """What a script does with its folder before it works in it."""
-    with claimed_folder(path, description, SINGLE, **lists):
+    with claimed_folder(path, description, SINGLE, **items):
         pass
 
 

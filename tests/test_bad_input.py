@@ -307,6 +307,7 @@ def test_damaged_list_of_pools(pools_fail, tmp_path, content):
         lambda entry: entry.update(level="0"),
         lambda entry: entry.update(more=1),
         lambda entry: entry.pop("tickets"),
+        lambda entry: entry.update(tickets=None, level=9),
         lambda entry: entry["members"].append(3),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -558,9 +559,13 @@ def test_ensembles_of_an_odd_number(evaluation_fails, ensembles, networks):
         {"recipe": {"level": 1}},
         {"recipe": {"level": 1, "density": "half"}},
         {"recipe": {"level": [1], "density": 0.5}},
+        {"recipe": {"level": math.inf, "density": 0.5}},
+        {"recipe": {"level": 1, "density": math.nan}},
+        {"recipe": {"level": torch.tensor([1, 2]), "density": 0.5}},
         {"recipe": None},
         {"tickets": []},
         {"settings": {}},
+        {"settings": {"interpolate_method": "interpolate_swa", "denser_num": torch.tensor([1, 2])}},
         {"state_dict": {}},
     ],
 )

@@ -9,7 +9,6 @@ from utils import checkpoint, heat_maps, report, tickets
 from utils.errors import UserError
 from utils.evaluation import Score
 from utils.interpolation import interpolate
-from utils.plain_data import misfit
 from utils.pruning import State
 from utils.records import is_line
 from utils.studies import Study
@@ -71,7 +70,7 @@ class ConnectivityRun:
         wanted = {_levels(pair): pair for pair in self._wanted(levels)}
         if not wanted:
             raise UserError(f"--levels {' '.join(map(str, levels))}: {NO_PAIR[self.pairs]}")
-        with self.study.claimed(tickets.CONNECTIVITY_JSON, paths=[]) as found:
+        with self.study.claimed(tickets.CONNECTIVITY_JSON, paths=is_line) as found:
             return self._run(coefficients, wanted, self._finished(found))
 
     def _run(
@@ -102,8 +101,6 @@ class ConnectivityRun:
 
     def _finished(self, found: dict[str, Any]) -> dict[tuple[int, int], dict[str, Any]]:
         """By their levels, the pairs in `found`, which an earlier run walked, whose tickets are the same now."""
-        if odd := misfit(found, {"paths": [is_line]}):
-            raise UserError(f"{self.study.folder / tickets.CONNECTIVITY_JSON} is damaged ({odd}): move it away")
         known = {_levels(pair): self.study.sources(*pair) for pair in combinations(self.study.files, 2)}
         entries = {(entry["levels"][0], entry["levels"][1]): entry for entry in found["paths"]}
         return {key: entry for key, entry in entries.items() if key in known and entry["tickets"] == known[key]}

@@ -10,9 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from utils import tickets
-from utils.errors import UserError
-from utils.evaluation import Score, total_score
-from utils.plain_data import misfit
+from utils.evaluation import total_score
 from utils.pool_tables import save_table
 from utils.predictions import Answers, averaged
 from utils.records import is_ensemble
@@ -34,34 +32,32 @@ class EnsembleRun:
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Score the ensemble of each of `levels` that has none yet; returns all entries that are there, by level."""
-        with self.study.claimed(tickets.POOLS_JSON, pools=[]) as found:
+        with self.study.claimed(tickets.POOLS_JSON, pools=is_ensemble) as found:
             return self._run(levels, self._finished(found))
 
     def _run(self, levels: Sequence[int], done: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
         study, starts = self.study, [file for file in self.study.files if file.level in levels]
-        scores = study.check_tickets() if any(file.level not in done for file in starts) else {}
+        if any(file.level not in done for file in starts):
+            study.check_tickets()
         for file in starts:
             if file.level in done:
                 study.say(f"level {file.level}: has its ensemble already")
             else:
-                done[file.level] = self._entry(file, scores.get(file.level))
+                done[file.level] = self._entry(file)
             if study.processes.is_main:
                 save_table([done[level] for level in sorted(done)], study.description, study.digests, study.folder)
         return [done[level] for level in sorted(done)]
 
     def _finished(self, found: dict[str, Any]) -> dict[int, dict[str, Any]]:
         """By level, the entries of `found`, which an earlier run made, whose tickets are the same now."""
-        if odd := misfit(found, {"pools": [is_ensemble]}):
-            raise UserError(f"{self.study.folder / tickets.POOLS_JSON} is damaged ({odd}): move it away")
         now = {file.level: self.study.sources(*self._members(file)) for file in self.study.files}
         return {entry["level"]: entry for entry in found["pools"] if entry["tickets"] == now.get(entry["level"])}
 
     def _members(self, start: TicketFile) -> list[TicketFile]:
         return [start, *self.study.candidates(start)]
 
-    def _entry(self, start: TicketFile, score: Score | None) -> dict[str, Any]:
-        ticket, members = self.study.read_ticket(start), self._members(start)
-        score = score or self.evaluator.validate(ticket.state)
+    def _entry(self, start: TicketFile) -> dict[str, Any]:
+        ticket, score, members = self.study.read_ticket(start), self.study.score(start), self._members(start)
         validation = self._accuracy(members, "val")
         self.study.say(
             f"level {start.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%, "

@@ -51,6 +51,7 @@ def write(figure: Figure, path: Path, pdf: bool = True) -> None:
     """Write the PNG file `path` and, if `pdf`, the PDF file beside it, which bears no date."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
     if pdf:
+        figure.set_layout_engine("none")  # it is laid out already, and every time takes as long as drawing
         write_atomically(
             path.with_suffix(".pdf"), lambda file: figure.savefig(file, format="pdf", metadata={"CreationDate": None})
         )

@@ -1,6 +1,8 @@
 """The methods that --interpolate_method names: what they are called in flags, tables and folders."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from utils.pools import PAPER_COEFFICIENTS
@@ -29,8 +31,14 @@ DEPARTURES = {
     "learned_per": (LEARNED,),
     "denser_num": tuple(name for name in METHODS if name != CONNECTIVITY),
 }
-RIVALS = ("uniform_soup", "greedy_soup", "average_or_soup", LEARNED, ENSEMBLE)
-LABELS = {"interpolate_swa": "SWA", **{name: name.replace("_", " ") for name in RIVALS}}
+LABELS = {
+    "interpolate_swa": "SWA",
+    "uniform_soup": "uniform soup",
+    "greedy_soup": "greedy soup",
+    "average_or_soup": "average or soup",
+    LEARNED: "learned",
+    ENSEMBLE: "ensemble",
+}
 
 
 def method_name(text: str) -> str:
@@ -50,6 +58,22 @@ def _plain_label(settings: Mapping[str, Any]) -> str:
             return "Lottery Pools"
         return "average" if values == [0.5] else f"Lottery Pools ({len(values)} coefficients)"
     return f"EMA {settings['EMA_value']:g}" if method == "interpolate_ema" else LABELS[method]
+
+
+def told_apart(found: Sequence[tuple[str, Hashable, Path]]) -> list[str]:
+    """The labels of (label, what it is of, path).
+
+    Those that two of one thing would bear get the name of their folder, and where that is one too, its path.
+    """
+    labels = [label for label, _, _ in found]
+    for place in (lambda path: path.resolve().parent.name, lambda path: path.parent):
+        count = Counter((label, of) for label, (_, of, _) in zip(labels, found, strict=True))
+        ambiguous = {label for (label, _), number in count.items() if number > 1}
+        labels = [
+            f"{label} ({place(path)})" if label in ambiguous else label
+            for label, (_, _, path) in zip(labels, found, strict=True)
+        ]
+    return labels
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:

@@ -84,8 +84,8 @@ def _study(
 ) -> Study:
     """The tickets `files` of the folder `source`, what scores them, and where results go."""
     folder = args.save_dir or tickets.pools_folder(source, folder_name(vars(args)))
-    in_step = processes if processes.world == 1 or splits_images(args) else SINGLE
-    evaluator = Evaluator(args.arch, nets, data, args.batch_size, args.bn_images, args.amp, in_step)
+    sharing = processes if splits_images(args) else SINGLE
+    evaluator = Evaluator(args.arch, nets, data, args.batch_size, args.bn_images, args.amp, sharing)
     where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
     return Study(

@@ -1,15 +1,16 @@
 """The networks that `evaluate.py` is given, by folder or by file, as one list."""
 
 import contextlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils import checkpoint, tickets
 from utils.errors import UserError
-from utils.method_names import TICKET, method_label
+from utils.method_names import TICKET, method_label, told_apart
+from utils.plain_data import misfit
 from utils.recorded import Results, read_results
+from utils.records import POOL
 from utils.tickets import TicketFile
 
 
@@ -110,12 +111,14 @@ def _ensembles(results: Results) -> list[NetworkFile]:
 
 
 def _pool(path: Path, content: object) -> NetworkFile:
+    if odd := misfit(content, POOL):
+        raise UserError(f"{path} is no pool of Lottery_pools.py: {odd} is missing or odd")
+    level, density = content["recipe"]["level"], content["recipe"]["density"]
     try:
-        level, density = int(content["recipe"]["level"]), float(content["recipe"]["density"])
-        start = str(content["tickets"][0][1])
-        return NetworkFile(method_label(content["settings"]), level, TicketFile(level, path), density, start)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        label, start = method_label(content["settings"]), content["tickets"][0][1]
+    except (KeyError, IndexError) as error:
         raise UserError(f"{path} is no pool of Lottery_pools.py: {error} is missing or odd") from error
+    return NetworkFile(label, level, TicketFile(level, path), density, start)
 
 
 def _single(path: Path) -> NetworkFile:
@@ -127,18 +130,8 @@ def _single(path: Path) -> NetworkFile:
     return NetworkFile(path.name, None, TicketFile(0, path))
 
 
-def _with_distinct_names(networks: list[NetworkFile]) -> list[NetworkFile]:
-    """Networks that would be taken for runs of one method are told apart by their folders' names, or else paths.
-
-    These are pools of one ticket, whichever it is, that would bear one name, and other files that do.
-    """
-    for place in (lambda path: path.resolve().parent.name, lambda path: path.parent):
-        count = Counter((one.method, one.level, one.start) for one in networks if not one.is_ticket)
-        ambiguous = {method for (method, _, _), number in count.items() if number > 1}
-        networks = [
-            replace(one, method=f"{one.method} ({place(one.file.path)})")
-            if not one.is_ticket and one.method in ambiguous
-            else one
-            for one in networks
-        ]
-    return networks
+def _with_distinct_names(networks: Sequence[NetworkFile]) -> list[NetworkFile]:
+    """Pools of one ticket, whichever it is, that would bear one name are told apart, and other files that do."""
+    others = [one for one in networks if not one.is_ticket]
+    names = iter(told_apart([(one.method, (one.level, one.start), one.file.path) for one in others]))
+    return [one if one.is_ticket else replace(one, method=next(names)) for one in networks]

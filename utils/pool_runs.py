@@ -8,7 +8,8 @@ from typing import Any
 from tqdm import tqdm
 
 from utils import tickets
-from utils.evaluation import SELECTIONS, Score
+from utils.evaluation import SELECTIONS
+from utils.plain_data import is_plain
 from utils.pool_files import PoolFiles
 from utils.pools import Member, Method, Pool, Rival, Step, Tools, offer_mean, search, ticket_alone
 from utils.pruning import State
@@ -48,18 +49,17 @@ class PoolRun:
         self.in_step = study.evaluator.processes.world > 1  # all do the same, and the main one decides and writes
         self.files = PoolFiles(study, writes=study.processes.is_main or not self.in_step)
         self.entries: dict[int, dict[str, Any]] = {}
-        self.scores: dict[int, Score] = {}  # of tickets on validation images, as far as they are known already
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
-        with self.study.claimed(tickets.POOLS_JSON, pools=[]):
+        with self.study.claimed(tickets.POOLS_JSON, pools=is_plain):
             return self._run(levels)
 
     def _run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         self.entries = self.processes.from_main(self.files.read_entries)
         if missing := sum(level not in self.entries for level in levels):
             self.files.check_space(missing)
-            self.scores = self.study.check_tickets()
+            self.study.check_tickets()
         meet = self.processes.meeting()
         starts = [file for file in self.study.files if file.level in levels]
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
@@ -78,7 +78,7 @@ class PoolRun:
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
         ticket = self.study.read_ticket(file)
-        score = self._score(file)
+        score = self.study.score(file)
         loss = f", loss {score.loss:.4f}" if self.select_by == "loss" else ""
         self.say(
             f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%{loss}"
@@ -96,19 +96,13 @@ class PoolRun:
         self.files.save(file, ticket, pool, entry)
         self.files.remove_unfinished(file)
 
-    def _score(self, file: TicketFile) -> Score:
-        """On validation images; measured once."""
-        if file.level not in self.scores:
-            self.scores[file.level] = self.evaluator.validate(self.study.read_ticket(file).state)
-        return self.scores[file.level]
-
     def _members(self, start: TicketFile) -> list[Member]:
         """The ticket and its candidates, nearest first."""
         return [
             Member(
                 file.level,
                 lambda file=file: self.study.read_ticket(file).state,
-                lambda file=file: self.select(self._score(file)),
+                lambda file=file: self.select(self.study.score(file)),
             )
             for file in (start, *self.study.candidates(start))
         ]
@@ -129,7 +123,9 @@ class PoolRun:
         candidates = ORDERS[self.order](candidates)
         tried = [candidate.level for candidate in candidates] * self.method.passes
         plan = tried + [start.level] * self.method.even_out
-        trials = sum(len(self.method.coefficients(number)) for number in range(1, len(tried) + 1))
+        pool = self.files.read_unfinished(file, ticket, plan) or ticket_alone(start)
+        left = range(len(pool.steps) + 1, len(tried) + 1)
+        trials = sum(len(self.method.coefficients(number)) for number in left)
         hidden = None if self.processes.is_main else True  # None: without a terminal
         with tqdm(total=trials, desc=f"level {ticket.level}", leave=False, disable=hidden, unit="network") as bar:
 
@@ -145,7 +141,6 @@ class PoolRun:
                     self.files.save_unfinished(file, pool)
                     self._saved_at = time.monotonic()
 
-            pool = self.files.read_unfinished(file, ticket, plan) or ticket_alone(start)
             read = [(member.level, member.read) for member in candidates]
             finish = self._finish(ticket)
             pool = search(pool, read, self.method, finish, score, after_step, self.evaluator.workers.each)

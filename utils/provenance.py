@@ -18,7 +18,7 @@ from utils.distributed import Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
 from utils.folders import locked
-from utils.plain_data import is_plain, misfit
+from utils.plain_data import Shape, misfit
 from utils.records import is_settings
 
 # Flags that may differ between two commands that belong to one run: they say where and how, not what.
@@ -89,39 +89,41 @@ def _git_revision() -> str:
 
 @contextlib.contextmanager
 def claimed_folder(
-    path: Path, description: Mapping[str, Any], processes: Processes, started: bool = True, **lists: list
+    path: Path, description: Mapping[str, Any], processes: Processes, started: bool = True, **items: Shape
 ) -> Iterator[dict[str, Any]]:
-    """Have the folder of `path` to oneself, and note in `path` what run it is for, beside `lists` (or what it holds).
+    """Have the folder of `path` to oneself, and note in `path` what run it is for.
 
-    What killed writers left half written there is removed.
+    What killed writers left half written there is removed. `items` names the lists that the file has beside that, with
+    the shape of an item of each.
 
-    Gives what the file held before, or would have held. UserError when it is damaged, when it is of another run that
-    has `started`, or when another process works in the folder.
+    Gives what the file held before, or would have held: empty lists. UserError when it is damaged, when it is of
+    another run that has `started`, or when another process works in the folder.
     """
-    found = {**description, **lists}
+    found = {**description, **{name: [] for name in items}}
     if processes.is_main:
-        _read_claim(path, found, started, lists)  # a command that is refused touches nothing, not even a lock
+        _read_claim(path, found, started, items)  # a command that is refused touches nothing, not even a lock
     with locked(path.parent, processes):
         if processes.is_main:
             checkpoint.remove_leftovers(path.parent)
-            found = _read_claim(path, found, started, lists)
+            found = _read_claim(path, found, started, items)
             if not path.exists() or {**found, **description} != found:
                 checkpoint.save_json({**found, **description}, path)
         yield processes.broadcast_object(found)
 
 
-def _read_claim(path: Path, new: dict[str, Any], started: bool, lists: Mapping[str, list]) -> dict[str, Any]:
+def _read_claim(path: Path, new: dict[str, Any], started: bool, items: Mapping[str, Shape]) -> dict[str, Any]:
     if not path.exists():
         return new
     found = checkpoint.load_json(path)
-    _check_whole(found, path, lists)
+    _refuse_damaged(path, found, {"settings": is_settings})
     if started:
         refuse_other_run(found["settings"], new["settings"], path)
+    _refuse_damaged(path, found, {name: [shape] for name, shape in items.items()})  # last: another run's are others
     return found
 
 
-def _check_whole(content: Any, path: Path, lists: Mapping[str, list]) -> None:
-    if odd := misfit(content, {"settings": is_settings, **{name: [is_plain] for name in lists}}):
+def _refuse_damaged(path: Path, content: Any, shape: Shape) -> None:
+    if odd := misfit(content, shape):
         raise UserError(f"{path} is damaged ({odd}): move it away, or name another folder to write to")
 
 

@@ -1,6 +1,5 @@
 """What `pools.json` files recorded: which method, and from which run of tickets."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from utils import checkpoint, tickets
 from utils.errors import UserError
-from utils.method_names import ENSEMBLE, method_label
+from utils.method_names import ENSEMBLE, method_label, told_apart
 from utils.plain_data import is_whole, misfit
 from utils.provenance import FREE_FLAGS
 from utils.records import COMPARED, STARTS
@@ -61,7 +60,9 @@ def read_all(folders: Sequence[Path]) -> list[Results]:
     tickets are told apart by their folders'. UserError where runs of one method had different flags.
     """
     unique = {results.path.resolve(): results for results in map(read_results, folders)}
-    found = _with_distinct_labels(_numbered([*unique.values()]))
+    numbered = _numbered([*unique.values()])
+    labels = told_apart([(results.label, results.run, results.path) for results in numbered])
+    found = [replace(results, label=label) for results, label in zip(numbered, labels, strict=True)]
     first: dict[str, Results] = {}
     for results in found:
         _refuse_unlike(first.setdefault(results.label, results), results)
@@ -90,16 +91,6 @@ def _same_ticket(first: Results, second: Results, level: int) -> bool:
         return first.digests[level] == second.digests[level]
     names = ("density", "ticket_val_accuracy", "ticket_test_accuracy")
     return all(first.entries[level][name] == second.entries[level][name] for name in names)
-
-
-def _with_distinct_labels(found: list[Results]) -> list[Results]:
-    for place in (lambda path: path.resolve().parent.name, lambda path: path.parent):
-        count = Counter((results.label, results.run) for results in found)
-        ambiguous = {label for (label, _), number in count.items() if number > 1}
-        found = [
-            replace(one, label=f"{one.label} ({place(one.path)})") if one.label in ambiguous else one for one in found
-        ]
-    return found
 
 
 def _refuse_unlike(first: Results, other: Results) -> None:

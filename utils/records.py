@@ -64,11 +64,14 @@ def is_recipe(value: Any) -> bool:
     return is_plain(value) and not misfit(value, RECIPE) and value.keys() == RECIPE.keys()
 
 
+# The tickets of a result, the start first: level and digest of each.
+STARTS = {"tickets": [lambda pair: type(pair) is list and len(pair) == 2 and is_whole(pair[0]) and is_text(pair[1])]}
+
 ENSEMBLE = {
     **{name: shape for name, shape in RECIPE.items() if name != "checkpoint"},
     "networks": is_whole,
     "weights": is_number,
-    "tickets": is_plain,
+    **STARTS,
 }
 
 
@@ -77,9 +80,18 @@ def is_ensemble(value: Any) -> bool:
     return is_plain(value) and not misfit(value, ENSEMBLE) and value.keys() == ENSEMBLE.keys()
 
 
+LABELLED = {"interpolate_method": is_text, "interpolation_value_list": [is_share], "EMA_value": is_share}
+
+
+def is_labelled(value: Any) -> bool:
+    """Whether `value` may be the settings of a run of Lottery_pools.py, with all that its label is made of."""
+    return is_settings(value) and not misfit(value, LABELLED)
+
+
+POOL = {"recipe": {"level": is_whole, "density": is_share}, "settings": is_labelled, **STARTS}  # by `evaluate.py`
 COMPARED = {  # of a pools.json, by `evaluate.py`
     "versions": is_dict,
-    "settings": {"interpolate_method": is_text, "interpolation_value_list": [is_share], "EMA_value": is_share},
+    "settings": LABELLED,
     "pools": [
         {
             name: RECIPE[name]
@@ -88,8 +100,6 @@ COMPARED = {  # of a pools.json, by `evaluate.py`
     ],
 }
 
-STARTS = {"tickets": [lambda pair: type(pair) is list and len(pair) == 2 and is_whole(pair[0]) and is_text(pair[1])]}
-
 LINE_COLUMNS = {
     "coefficients": [is_share],
     "test_accuracy": [is_percent],
@@ -97,7 +107,7 @@ LINE_COLUMNS = {
 }
 LINE = {
     "levels": lambda levels: type(levels) is list and len(levels) == 2 and all(map(is_whole, levels)),
-    "tickets": is_plain,
+    **STARTS,
     "barrier": is_loss,
     **LINE_COLUMNS,
 }

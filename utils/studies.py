@@ -1,5 +1,6 @@
 """What every method of `Lottery_pools.py` works on: the tickets of a run, what scores them, and where results go."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from typing import Any
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
+from utils.plain_data import Shape
 from utils.pools import neighbours
 from utils.provenance import claimed_folder
 from utils.tickets import Ticket, TicketFile
@@ -25,8 +27,9 @@ class Study:
     """The tickets `files` of one run, of which each start has `search_num` candidates; results go into `folder`.
 
     At most `denser_num` candidates are denser than the start (None: as many as there are). `description` is what
-    `utils.provenance.describe_run` says; `say` takes each line of the log; `ticket_tolerance` is for `check_tickets`.
-    Every ticket is read at once, so that a broken one stops a command at its beginning and not after hours.
+    `utils.provenance.describe_run` says; `say` takes each line of the log; `ticket_tolerance` (points) is for
+    `check_tickets`. Every ticket is read at once, so that a broken one stops a command at its beginning and not after
+    hours.
     """
 
     files: Sequence[TicketFile]
@@ -36,11 +39,12 @@ class Study:
     folder: Path
     description: dict[str, Any]
     say: Callable[[str], None] = lambda line: None
-    ticket_tolerance: float | None = None
+    ticket_tolerance: float = math.inf
     processes: Processes = SINGLE
     denser_num: int | None = None
     digests: dict[int, str] = field(default_factory=dict, init=False)  # of the tickets, by level
     _kept: dict[int, Ticket] = field(default_factory=dict, init=False, repr=False)
+    _scores: dict[int, Score] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for file in self.files:
@@ -61,20 +65,23 @@ class Study:
             self._kept[file.level] = ticket
         return ticket
 
-    def check_tickets(self) -> dict[int, Score]:
-        """Measure the validation accuracy of each ticket whose file tells one, before anything is built on it.
+    def score(self, file: TicketFile) -> Score:
+        """What the ticket scores on validation images; measured once."""
+        if file.level not in self._scores:
+            self._scores[file.level] = self.evaluator.validate(self.read_ticket(file).state)
+        return self._scores[file.level]
 
-        A difference of more than `ticket_tolerance` points is reported; None measures nothing. Returns what was
-        measured, by level.
+    def check_tickets(self) -> None:
+        """Report tickets whose validation accuracy is not the one in their file, before anything is built on them.
+
+        A difference of up to `ticket_tolerance` points is none. Files that tell no accuracy are not measured.
         """
-        scores = {}
-        for file in self.files if self.ticket_tolerance is not None else ():
+        for file in self.files:
             ticket = self.read_ticket(file)
             if ticket.recorded is not None:
-                score = scores[file.level] = self.evaluator.validate(ticket.state)
-                if abs(score.accuracy - ticket.recorded) > self.ticket_tolerance and self.processes.is_main:
-                    print(_doubt(ticket, score.accuracy), file=sys.stderr, flush=True)
-        return scores
+                accuracy = self.score(file).accuracy
+                if abs(accuracy - ticket.recorded) > self.ticket_tolerance and self.processes.is_main:
+                    print(_doubt(ticket, accuracy), file=sys.stderr, flush=True)
 
     def candidates(self, start: TicketFile) -> list[TicketFile]:
         """The nearest other tickets, nearest first."""
@@ -84,9 +91,9 @@ class Study:
         """Level and digest of each of `files`: what a result from them depends on."""
         return [[file.level, self.digests[file.level]] for file in files]
 
-    def claimed(self, name: str, **lists: list) -> AbstractContextManager[dict[str, Any]]:
+    def claimed(self, name: str, **items: Shape) -> AbstractContextManager[dict[str, Any]]:
         """`utils.provenance.claimed_folder` for the file of this name."""
-        return claimed_folder(self.folder / name, self.description, self.processes, **lists)
+        return claimed_folder(self.folder / name, self.description, self.processes, **items)
 
 
 def _doubt(ticket: Ticket, measured: float) -> str:
