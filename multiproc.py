@@ -129,7 +129,7 @@ class Agent(LocalElasticAgent):
                     os.killpg(worker.id, signal.SIGKILL)
 
 
-def first_failure(failures: dict[int, ProcessFailure], killed: Set[int] = frozenset()) -> tuple[int, ProcessFailure]:
+def first_failure(failures: dict[int, ProcessFailure], killed: Set[int]) -> tuple[int, ProcessFailure]:
     """The rank that failed first, not one that failed for its sake or that the launcher ended (`killed`) then.
 
     A rank that another hand killed comes first; then the order of the reports that `utils.distributed` writes.
@@ -145,11 +145,11 @@ def first_failure(failures: dict[int, ProcessFailure], killed: Set[int] = frozen
     return min(failures.items(), key=order)
 
 
-def last_lines(path: str, count: int = 20) -> list[str]:
-    """The last lines of a text file, within its last 64 KiB."""
+def last_lines(path: str) -> list[str]:
+    """The last 20 lines of a text file, within its last 64 KiB."""
     with Path(path).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
-        return file.read().decode(errors="replace").rstrip().splitlines()[-count:]
+        return file.read().decode(errors="replace").rstrip().splitlines()[-20:]
 
 
 def die_of_signals() -> None:

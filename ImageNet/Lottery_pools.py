@@ -33,7 +33,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--parallel", choices=("data", "starts"), default="data", help="split the images, or the starting tickets"
     )
-    parser.set_defaults(**{**PAPER, "batch_size": 256}, rewind_epoch=5)
+    parser.set_defaults(**PAPER, batch_size=256)
     return parser
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from ImageNet.dataset import ImageFolders, spread
+from ImageNet.dataset import ImageFolders, evenly
 from utils.corruptions import SEVERITIES, in_order
 from utils.errors import UserError
 from utils.images import Batch
@@ -37,7 +37,7 @@ class CorruptedFolders:
             samples = make_dataset(str(folder), numbers, IMG_EXTENSIONS)
         except FileNotFoundError as error:
             raise UserError(f"--corruptions {folder}: {' '.join(str(error).split())}") from error
-        return self.data.other_batches(str(folder), spread(samples, self.limit), batch_size)
+        return self.data.other_batches(str(folder), evenly(samples, self.limit), batch_size)
 
 
 def _check_classes(folder: Path, classes: list[str]) -> None:

@@ -26,7 +26,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError, one_line
 from utils.images import Batch
-from utils.preemption import end_with_parent, held_back
+from utils.preemption import Preempted, end_with_parent, held_back, is_asked
 from utils.randomness import derive_seed, generator
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -151,7 +151,7 @@ class ImageFolders:
         samples = self.samples["train"]
         order = torch.randperm(len(samples), generator=generator(*purpose))
         batches = order.split(batch_size)[: self.train_batch_count(batch_size)]
-        batches = [batch[_slice(self.part.shard(len(batch)))] for batch in batches[first:]]
+        batches = [batch[self.part.shard(len(batch))] for batch in batches[first:]]
         return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches), fewest=2)
 
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[Batch]:
@@ -189,7 +189,7 @@ class ImageFolders:
         return image if image.size == (self.side, self.side) else self._plain(image)
 
     def _in_order(self, name: str, photographs: Photographs, batch_size: int) -> Iterator[Batch]:
-        mine = torch.arange(len(photographs))[_slice(self.part.shard(len(photographs)))]
+        mine = torch.arange(len(photographs))[self.part.shard(len(photographs))]
         return self._kept(name, photographs, mine.split(batch_size) if len(mine) else ())
 
     def decode_ahead(self, *bn_images: int | None) -> None:
@@ -221,8 +221,8 @@ class ImageFolders:
         if size <= self._room:
             memory, reason = self._shared_memory(size + 8 * len(photographs))
         if memory is not None:
-            self._room -= size
             self._memory[name] = self._decode_into(memory, photographs)
+            self._room -= size
             return
         self._unkept.add(name)
         if self.processes.is_main and self._cache_gb:  # who gives 0 knows
@@ -267,14 +267,20 @@ class ImageFolders:
         return UserError(f"{self.root}: none of the images that are needed can be read: replace those above")
 
     def _decode_into(self, memory: Tensor, photographs: Photographs) -> tuple[Tensor, Tensor]:
-        """All `photographs`, N×3×S×S uint8, and labels, in `memory`, which this host's processes share and fill."""
+        """All `photographs`, N×3×S×S uint8, and labels, in `memory`, which this host's processes share and fill.
+
+        Where SIGTERM is deferred it ends this, which may take minutes, by Preempted in all processes.
+        """
         count, rank, world = len(photographs), self.processes.local_rank, self.processes.local_world
         labels = memory[: 8 * count].view(torch.int64)
         images = memory[8 * count :].view(count, 3, self.side, self.side)
         mine = torch.arange(rank, count, world).split(64) if rank < count else ()
         for batch, decoded in zip(mine, self._decode(photographs, mine), strict=True):
             images[batch], labels[batch] = decoded
-        self.processes.barrier()
+            if is_asked():
+                break
+        if self.processes.any(is_asked()):  # all meet here, and all stop or none
+            raise Preempted
         return images, labels
 
     def _shared_memory(self, size: int) -> tuple[Tensor | None, str]:
@@ -298,10 +304,6 @@ class ImageFolders:
         finally:
             if owner:
                 path.unlink(missing_ok=True)
-
-
-def _slice(part: range) -> slice:
-    return slice(part.start, part.stop)
 
 
 def _memory_folder(size: int) -> Path:
@@ -341,7 +343,7 @@ def _read_folders(root: Path, val_images: int | None, data_limit: int) -> tuple[
     if "test" not in samples:
         samples["test"] = samples["val"]
         samples["train"], samples["val"] = _hold_out(samples["train"], val_images)
-    return {split: spread(part, data_limit) for split, part in samples.items()}, classes
+    return {split: evenly(part, data_limit) for split, part in samples.items()}, classes
 
 
 def _read_split(folder: Path) -> ImageFolder:
@@ -360,7 +362,7 @@ def _hold_out(train: list[Sample], val_images: int | None) -> tuple[list[Sample]
     return [train[index] for index in sorted(order[wanted:])], [train[index] for index in sorted(order[:wanted])]
 
 
-def spread(samples: list[Sample], limit: int) -> list[Sample]:
+def evenly(samples: list[Sample], limit: int) -> list[Sample]:
     """At most `limit` (0: all) of `samples`, evenly over them and so over their classes."""
     if not limit or limit >= len(samples):
         return samples

@@ -9,7 +9,7 @@ from utils.distributed import Processes
 from utils.errors import UserError
 from utils.parser import Parser, count, nonnegative, positive
 
-PAPER = {"arch": "imagenet_resnet_18", "seed": 17, "batch_size": 1024}
+PAPER = {"arch": "imagenet_resnet_18", "seed": 17, "rewind_epoch": 5}
 
 
 def add_data_flags(parser: Parser, data_flag: str = "data") -> None:

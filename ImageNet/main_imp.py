@@ -31,7 +31,7 @@ def build_parser() -> Parser:
     cli.add_process_flags(parser)
     cli.add_unused_flags(parser, workers=False)
     # The paper's ImageNet schedule.
-    parser.set_defaults(**PAPER, epochs=90, lr=0.4, warmup=5, decreasing_lr="30,60,80", rewind_epoch=5)
+    parser.set_defaults(**PAPER, batch_size=1024, epochs=90, lr=0.4, warmup=5, decreasing_lr="30,60,80")
     return parser
 
 

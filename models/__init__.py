@@ -20,11 +20,6 @@ def described_archs() -> dict[str, str]:
     return {**fixed, **{pattern: words for family in _PATTERNED for pattern, words in family.PATTERNS.items()}}
 
 
-def arch_names() -> list[str]:
-    """The names of `described_archs`."""
-    return [*described_archs()]
-
-
 def build(
     arch: str,
     classes: int,
@@ -48,7 +43,7 @@ def _family(arch: str, imagenet_stem: bool) -> ModuleType:
     """The module that builds `arch`; raises `UserError`, in one line that names the flag, for what none can make."""
     family = _FIXED.get(arch) or next((family for family in _PATTERNED if family.is_name(arch)), None)
     if family is None:
-        raise UserError(f"--arch: no network {arch!r}; choose from {', '.join(arch_names())} ({openlth.DEPTHS})")
+        raise UserError(f"--arch: no network {arch!r}; choose from {', '.join(described_archs())} ({openlth.DEPTHS})")
     if imagenet_stem and family is not resnet:
         raise UserError(
             f"--imagenet_arch: {arch} has only one stem; leave the flag out or choose --arch from "

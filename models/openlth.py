@@ -14,10 +14,12 @@ from models.convolutions import conv1x1, conv3x3
 from models.resnet import BLOCKS, BasicBlock, Bottleneck, ResNet
 from models.vgg import LAYERS
 from models.widths import FULL_WIDTH
+from utils.errors import UserError
 
 # OpenLTH normalises every data set with ImageNet's statistics.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+IMAGENET_CLASSES = 1000
 
 _DEPTHS = {
     "cifar_resnet": "8, 14, 20, …",
@@ -129,15 +131,19 @@ def build(arch: str, classes: int) -> nn.Module:
     """The network that `arch` names (`is_name` says whether one does), initialised as OpenLTH does by default.
 
     An `imagenet_resnet` has 1,000 outputs whatever `classes` says: so OpenLTH writes its ImageNet tickets, however few
-    classes the images have.
+    classes the images have. UserError where they have more.
     """
     family, depth, width = _parse(arch)
+    if family == "imagenet_resnet" and classes > IMAGENET_CLASSES:
+        raise UserError(
+            f"--arch {arch} tells {IMAGENET_CLASSES} classes apart, the images have {classes}: name another"
+        )
     if family == "cifar_resnet":
         net = CifarResNet((depth - 2) // 6, width or 16, classes)
     elif family == "cifar_vgg":
         net = CifarVGG(depth, classes)
     else:
-        net = ResNet(*IMAGENET_BLOCKS[depth], width or FULL_WIDTH, 1000)
+        net = ResNet(*IMAGENET_BLOCKS[depth], width or FULL_WIDTH, IMAGENET_CLASSES)
     return net.apply(_initialize)
 
 

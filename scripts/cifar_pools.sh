@@ -22,5 +22,5 @@ for combination in "${combinations[@]}"; do
   pools --interpolate_method interpolate_swa "$@"
   pools --interpolate_method interpolate_ema --EMA_value 0.95 "$@"
   pools --interpolate_method liner_inter "$@"
-  "$python" evaluate.py "$tickets"/pools/{Lottery_pools,Lottery_pools_0.5,interpolate_swa,interpolate_ema_0.95}
+  "$python" evaluate.py "$tickets"/pools/*/pools.json # flags may have given the folders longer names
 done

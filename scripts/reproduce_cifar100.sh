@@ -60,6 +60,10 @@ study() {
   pools ensemble
 }
 
+if [ $# -ne 0 ] && [ $# -ne 2 ]; then
+  echo "usage: $0 [ARCH SEED]" >&2
+  exit 2
+fi
 if [ $# -eq 2 ]; then
   study "$@"
   exit
@@ -74,6 +78,5 @@ done | xargs -P "$JOBS" -L 1 bash -c \
   'echo "$1, seed $2: $OUT/$1/seed$2.log"; "$0" "$@" >>"$OUT/$1/seed$2.log" 2>&1 || { tail -n 1 "$OUT/$1/seed$2.log" >&2; exit 1; }' "$script"
 
 for arch in $ARCHS; do
-  "$python" CIFAR/evaluate.py --save_dir "$OUT/$arch" \
-    "$OUT/$arch"/seed*/pools/{Lottery_pools{,_0.5},average_or_soup_denser_num_1,interpolate_{swa,ema_0.95},ensemble}
+  "$python" CIFAR/evaluate.py --save_dir "$OUT/$arch" "$OUT/$arch"/seed*/pools/*/pools.json
 done

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def change_ticket(path: Path, change) -> None:
 # Images and networks
 
 
-LONE = ["--arch", "resnet18", "--data_limit", "97", "--val_images", "32", "--batch_size", "64"]
+LONE = ["--arch", "resnet18_8", "--data_limit", "97", "--val_images", "32", "--batch_size", "64"]
 
 
 def test_last_batch_of_one_image_in_training(fails, tmp_path):
@@ -115,6 +116,10 @@ def test_missing_folder(pools_fail, tmp_path):
 def test_folder_that_the_flags_name_is_missing(fails):
     line = fails(Lottery_pools, *SMALL, "--seed", "5")
     assert_names(line, "checkpoints/rewind_lt/digits/cifar_resnet_8_4/rewind_epoch_9/seed5")
+
+
+def test_a_path_that_the_system_refuses(fails):
+    assert re.fullmatch(r"evaluate\.py: error: a{300}\S*: File name too long", fails(evaluate, "a" * 300))
 
 
 def test_empty_folder(pools_fail, empty_folder):

@@ -191,6 +191,11 @@ def test_levels_choose_the_denser_neighbour_or_both_ends_of_a_pair(connect):
     assert pairs_of(connect(0, 1, 2, 3, chosen=(0, 2, 3), pairs="all")[0]) == [[0, 2], [0, 3], [1, 2], [2, 3]]
 
 
+def test_the_last_level_chooses_the_line_that_comes_to_it(connect):
+    assert pairs_of(connect(0, 1, 3, chosen=(3,))[0]) == [[1, 3]]
+    assert pairs_of(connect(0, 1, 3, chosen=(0, 3))[0]) == [[0, 1], [1, 3]]
+
+
 def test_lines_to_a_ticket_that_is_gone_or_has_changed_are_dropped(connect, tmp_path):
     connect(0, 1, 2, pairs="all")
     assert pairs_of(connect(0, 2, pairs="all")[0]) == [[0, 2]]
@@ -201,19 +206,16 @@ def test_lines_to_a_ticket_that_is_gone_or_has_changed_are_dropped(connect, tmp_
     assert len(evaluator.scored) == 3
 
 
-@pytest.mark.parametrize(
-    "pairs, chosen, words", [("neighbours", 3, "name an earlier level"), ("all", 1, "--pairs all .* name two or more")]
-)
-def test_levels_without_a_pair_are_a_mistake(connect, tmp_path, pairs, chosen, words):
-    with pytest.raises(UserError, match=rf"^--levels {chosen}: .*{words}$"):
-        connect(0, 1, 3, pairs=pairs, chosen=(chosen,))
+def test_levels_without_a_pair_are_a_mistake(connect, tmp_path):
+    with pytest.raises(UserError, match=r"^--levels 1: --pairs all .* name two or more$"):
+        connect(0, 1, 3, pairs="all", chosen=(1,))
     assert not [*tmp_path.iterdir()]
 
 
 def test_levels_without_a_pair_end_the_program_in_one_line(fails, small_tickets):
     line = fails(
         *(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--interpolate_method", "linear_inter"),
-        *("--levels", 2, "--quiet"),
+        *("--levels", 2, "--pairs", "all", "--quiet"),
     )
     assert line.startswith("Lottery_pools.py: error: --levels 2: ")
     assert not (small_tickets / "pools").exists()

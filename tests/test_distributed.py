@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import torch.distributed as dist
 from conftest import ROOT
 from test_places import SLURM, add_scontrol
 
-from utils import distributed
-from utils.distributed import Processes, connect, shard, wait_for_port
+from utils import cli, distributed
+from utils.distributed import Processes, connect, wait_for_port
 from utils.errors import UserError
 from utils.places import Place
 
@@ -44,7 +45,7 @@ with connect(device_name, float(timeout_s)) as processes:
     assert (first["level"], second["level"], len(first["mask"]), len(second["mask"])) == (0, 1, 1, 2)
     assert processes.broadcast_object(data)["level"] == 0
     assert processes.broadcast_object(("recipe", [rank])) == ("recipe", [0])
-    assert [*processes.gather_objects([*processes.shard(5)])] == [[0, 1], [2, 3, 4]]
+    assert processes.gather_objects([*range(5)][processes.shard(5)]) == [[0, 1], [2, 3, 4]]
     if rank == 1:
         time.sleep(1)
     processes.barrier()
@@ -107,7 +108,7 @@ def free_port() -> int:
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_shards_cover_every_item_once(world):
     for n in range(11):
-        shards = [shard(n, rank, world) for rank in range(world)]
+        shards = [range(n)[Processes(rank, world).shard(n)] for rank in range(world)]
         assert [item for part in shards for item in part] == [*range(n)]
         assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
@@ -120,16 +121,22 @@ def test_a_process_alone_joins_nothing_and_gets_back_what_it_gives(clean_env):
         assert processes.sum_(value) is value and value.tolist() == [0, 1, 2]
         assert processes.sum_counts(5, 7) == (5, 7)
         assert processes.broadcast_object("x") == "x" and processes.gather_objects("x") == ["x"]
-        assert processes.shard(4) == range(4)
+        assert processes.shard(4) == slice(0, 4)
         processes.barrier()
+
+
+@pytest.mark.parametrize("device, gpu, wanted", [("auto", None, "cuda"), ("auto", 1, "cuda:1"), ("cpu", 1, "cpu")])
+def test_auto_is_cuda_where_there_is_one(device, gpu, wanted, monkeypatch):
+    args = Namespace(device=device, gpu=gpu)
+    for is_there, expected in ((True, wanted), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda is_there=is_there: is_there)
+        assert cli._wanted_device(args) == expected
 
 
 def test_devices(monkeypatch):
     two = Place(1, 2, 1, 2)
     assert distributed._own_device("cpu", two) == torch.device("cpu")
     assert distributed._own_device("cuda:3", Place()) == torch.device("cuda:3")
-    with pytest.raises(UserError, match="--device gpu"):
-        distributed._own_device("gpu", Place())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match="--device cuda needs"):
         distributed._own_device("cuda", two)

@@ -116,6 +116,12 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path, value):
     assert same_bits(read_sparse(tmp_path / "s.npz"), state)
 
 
+def test_the_shape_of_a_number_is_whole_numbers_too(tmp_path):
+    """With others, the few lines of README that read such a file make no array of it."""
+    write_sparse({"count": torch.tensor(0)}, tmp_path / "s.npz")
+    assert np.load(tmp_path / "s.npz")["shape/count"].prod().dtype == np.int64
+
+
 def test_safetensors_hold_the_same_tensors(pool, tmp_path):
     library = pytest.importorskip("safetensors.torch")
     export.main([str(pool), str(tmp_path / "pool.safetensors")])

@@ -652,7 +652,7 @@ def test_other_processes_have_the_last_good_ticket_told_by_the_main_one(tmp_path
     progress = run._first_level()
     progress.level = 1
     with pytest.raises(UserError, match=r"nan in epoch 1 of level 1: .*last good ticket is level_0/main/model_ep3_it0"):
-        run._refuse_divergence(progress, {"train_ta": Score(0, 24, math.nan)})
+        run._refuse_divergence(progress, {"train": Score(0, 24, math.nan)})
 
 
 def test_nothing_of_an_epoch_without_a_finite_loss_is_kept(tmp_path):

@@ -20,7 +20,7 @@ from utils.errors import UserError
 
 TICKETS = Path(__file__).resolve().parents[2] / "shared" / "tickets"
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-FIXED = [name for name in models.arch_names() if "D" not in name]
+FIXED = [name for name in models.described_archs() if "D" not in name]
 OPENLTH = [f"imagenet_resnet_{depth}" for depth in openlth.IMAGENET_BLOCKS]
 OPENLTH += [f"cifar_vgg_{depth}" for depth in vgg.LAYERS]
 OPENLTH += ["cifar_resnet_8", "cifar_resnet_20", "cifar_resnet_110_4", "imagenet_resnet_18_8", "imagenet_resnet_50_128"]
@@ -249,6 +249,12 @@ def test_torchvision_is_not_imported_by_what_every_script_shares(folder):
         assert not re.search(r"^(from|import) torchvision", path.read_text(), re.MULTILINE), path
 
 
+def test_more_classes_than_openlths_networks_have_are_refused():
+    models.build("imagenet_resnet_18_4", 1000, MEAN, STD)
+    with pytest.raises(UserError, match=r"^--arch imagenet_resnet_18_4 tells 1000 classes apart, the images have 1001"):
+        models.build("imagenet_resnet_18_4", 1001, MEAN, STD)
+
+
 def test_stems():
     small, large = _on_meta("resnet18"), _on_meta("resnet18", imagenet_stem=True)
     assert small.conv1.weight.shape == (64, 3, 3, 3)
@@ -391,7 +397,7 @@ def test_unknown_networks_are_refused_in_one_line(arch):
         models.build(arch, 10, MEAN, STD)
     message = str(error.value)
     assert message.startswith("--arch") and "\n" not in message
-    assert all(name in message for name in models.arch_names())
+    assert all(name in message for name in models.described_archs())
 
 
 @pytest.mark.parametrize("arch", ["resnet20s", "vgg16_bn", "cifar_resnet_20", "imagenet_resnet_18"])

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import IMP, ROOT, SMALL
+from PIL import Image
 from test_imp import SELDOM, Data, assert_equal, contents, last, make_net, make_settings, quick  # noqa: F401
 
 from CIFAR import Lottery_pools
+from ImageNet.dataset import ImageFolders
 from utils import preemption
-from utils.distributed import Processes
+from utils.distributed import SINGLE, Processes
 from utils.imp import ImpRun
 from utils.tickets import RunFiles
 from utils.training import Schedule
@@ -97,6 +99,33 @@ def test_a_run_stops_where_any_process_is_told_to(at, epochs, batches, tmp_path)
     for folder in ("stopped", "whole"):
         run_until_stopped(tmp_path / folder, None)
     assert_equal(contents(tmp_path / "stopped"), contents(tmp_path / "whole"))
+
+
+def test_an_epoch_is_saved_when_the_signal_comes_while_its_scored_images_are_decoded(tmp_path):
+    class Decoding(Data):
+        def eval_batches(self, split):
+            raise preemption.Preempted
+
+    settings = make_settings(**TWO_EPOCHS)
+    with pytest.raises(preemption.Preempted):
+        ImpRun(make_net(), Decoding(), settings, RunFiles(tmp_path / "stopped"), print).run()
+    record = last(tmp_path / "stopped", 0)
+    assert (record["epoch"], record["underway"]["batches"]) == (0, 2)
+    for folder in ("stopped", "whole"):
+        run_until_stopped(tmp_path / folder, None)
+    assert_equal(contents(tmp_path / "stopped"), contents(tmp_path / "whole"))
+
+
+def test_decoding_ends_at_the_next_batch(photographs, monkeypatch):
+    data, read = ImageFolders(photographs, SINGLE, 32, 36, workers=0), []
+    data.samples["val"] *= 10
+    monkeypatch.setattr(
+        "ImageNet.dataset._read_photograph", lambda path: read.append(path) or Image.new("RGB", (40, 44))
+    )
+    monkeypatch.setattr("ImageNet.dataset.is_asked", lambda: True)
+    with pytest.raises(preemption.Preempted):
+        data.eval_batches("val")
+    assert len(read) == 64 < len(data.samples["val"])
 
 
 def test_the_signal_waits_for_a_block_that_asks_for_it_itself():

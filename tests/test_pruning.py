@@ -31,7 +31,7 @@ def test_every_convolution_is_prunable_and_nothing_else():
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1, bias=False)), nn.Linear(4, 2)
     )
-    assert prunable_names(net) == ["0.weight", "2.0.weight"]
+    assert prunable_names(net, (nn.Conv2d,)) == ["0.weight", "2.0.weight"]
 
 
 def test_a_dense_mask_keeps_every_weight_of_the_names_alone():
@@ -157,7 +157,7 @@ def test_rounds_of_pruning_give_the_masks_of_torch(rate):
     torch.manual_seed(7)
     net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 7, 3), nn.Conv2d(7, 4, 1))
     modules = [(module, "weight") for module in net]
-    names = prunable_names(net)
+    names = prunable_names(net, (nn.Conv2d,))
     mask = dense_mask(net.state_dict(), names)
     for _ in range(7):
         state = {name: module.weight.detach().clone() for name, (module, _) in zip(names, modules, strict=True)}

@@ -5,15 +5,15 @@ import json
 import re
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import IMAGENET_IMP, IMAGENET_SEARCH, IMP, SMALL, script
+from conftest import IMAGENET_IMP, IMAGENET_SEARCH, IMP, SMALL, in_two_processes
 from test_imp import (  # noqa: F401
     CONVOLUTIONS,
     Data,
@@ -312,16 +312,20 @@ def test_a_mean_without_a_finite_loss_is_no_ticket(tmp_path, monkeypatch):
 
 
 def test_numbers_of_replicas_and_of_means_are_noted_apart(tmp_path):
-    net, noted = make_net(), [[], [], []]
-    notes = [lambda level, epoch, values, rows=rows: rows.append((level, epoch, values)) for rows in noted]
+    noted = defaultdict(dict)
+
+    def note(folder: Path, epoch: int, values: dict[str, float]) -> None:
+        noted[folder][epoch] = values["accuracy/val"]
+
     settings = make_settings(replicas=2, pruning_times=2)
-    parts = (net, ReplicaData(), settings, RunFiles(tmp_path), lambda line: None)
-    ReplicasRun(*parts, note=notes[2], replica_notes=notes[:2]).run()
-    epochs = [[(level, epoch) for level, epoch, _ in rows] for rows in noted]
-    assert epochs == [[(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)], [(0, 2), (0, 3), (1, 2), (1, 3)], [(0, 3), (1, 3)]]
-    for rows, folder in zip(noted, (tmp_path / "replica_0", tmp_path / "replica_1", tmp_path), strict=True):
-        level, _, values = rows[-1]
-        assert values["accuracy/val"] == last(folder, level)["result"]["val_ta"][-1]
+    ReplicasRun(make_net(), ReplicaData(), settings, RunFiles(tmp_path), lambda line: None, note=note).run()
+    expected = {"replica_0": ([1, 2, 3], [2, 3]), "replica_1": ([2, 3], [2, 3]), ".": ([3], [3])}
+    for part, levels in expected.items():
+        for level, epochs in enumerate(levels):
+            numbers = noted.pop(tmp_path / part / f"tensorboard/level_{level}")
+            assert [*numbers] == epochs
+            assert numbers[3] == last(tmp_path / part, level)["result"]["val_ta"][-1]
+    assert not noted
 
 
 def test_room_is_wanted_for_replicas_too(tmp_path, monkeypatch):
@@ -388,6 +392,8 @@ def test_tensorboard_has_the_curves_of_replicas_in_their_folders(tmp_path, monke
 
         def flush(self) -> None:
             pass
+
+        close = flush
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
     imp(tmp_path, "--pruning_times", "1", "--tensorboard")
@@ -471,28 +477,24 @@ def test_checkpoint_names_a_run_that_has_replicas_alone(tmp_path, monkeypatch, t
 
 def test_two_processes_find_means_in_openlths_layout(photographs, tmp_path):
     """A second life begins between the replicas of level 1, and ends in the same bytes."""
-    flags = [*IMAGENET_IMP, "--epochs", "2", "--decreasing_lr", "1", "--replicas", "2", "--save_dir", tmp_path]
-    run_of_two = partial(script, "main_imp.py", photographs, *flags, processes=2)
-    done = run_of_two()
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    flags = [*IMAGENET_IMP, "--epochs", "2", "--decreasing_lr", "1", "--replicas", "2", "--save_dir", run]
+    life = ("main_imp", [photographs, *flags])
+    cut = [("remove", [run / "replica_1" / "level_1"]), ("unlink", [run / "level_1" / "main" / "resume.pth.tar"])]
+    done = in_two_processes(life, ("copy", [run, whole]), *cut, life)
     assert done.returncode == 0, done.stderr
-    whole = files(tmp_path)
-    shutil.rmtree(tmp_path / "replica_1" / "level_1")
-    for path in (tmp_path / "level_1" / "main").glob("*.tar"):
-        path.unlink()
-    done = run_of_two()
-    assert done.returncode == 0, done.stderr
-    assert files(tmp_path) == whole
+    assert files(run) == files(whole)
 
-    folders = (tmp_path, tmp_path / "replica_0", tmp_path / "replica_1")
+    folders = (run, run / "replica_0", run / "replica_1")
     for folder in folders:
         found = find_tickets(folder)
         assert [file.path.parents[2] for file in found] == [folder, folder]
         assert [read_ticket(file).is_dense for file in found] == [True, False]
-    (tmp_path / "settings.json").unlink()
-    ticket = read_ticket(find_tickets(tmp_path)[1])
+    (run / "settings.json").unlink()
+    ticket = read_ticket(find_tickets(run)[1])
     states = [OpenlthRunFiles(folder).load_checkpoint(1).state for folder in folders[1:]]
     for name in ticket.mask:
         assert torch.allclose(ticket.state[name], (states[0][name] + states[1][name]) / 2, rtol=0, atol=1e-6)
     pools = [*IMAGENET_SEARCH, "--levels", "0", "--search_num", "1", "--device", "cpu"]
-    search_photographs.main(["--save_dir", str(tmp_path), str(photographs), *pools])
-    assert len([*(tmp_path / "pools").rglob("0pool.pth.tar")]) == 1
+    search_photographs.main(["--save_dir", str(run), str(photographs), *pools])
+    assert len([*(run / "pools").rglob("0pool.pth.tar")]) == 1

@@ -102,6 +102,10 @@ def test_levels_in_any_order_give_one_line_by_density(tmp_path, figures):
     assert list(figures[0].axes[0].lines[0].get_ydata()) == [3, 2, 1]
 
 
+def test_dollars_in_a_files_name_begin_no_formula(tmp_path, figures):
+    report.plot_accuracy({"a$b_$.pt": geometric(3)}, tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("methods", [2, 8])
 def test_every_method_is_drawn_and_named_however_many(tmp_path, figures, methods):
     names = [f"method {number}" for number in range(methods)]
@@ -129,7 +133,7 @@ def test_tick_labels_of_a_long_run_do_not_overlap(tmp_path, figures):
 
 @pytest.mark.parametrize("epochs", [1, 182])
 def test_training_curves_are_drawn_and_named(tmp_path, figures, epochs):
-    curves = {name: [float(epoch) for epoch in range(epochs)] for name in ("train_ta", "val_ta", "test_ta")}
+    curves = {name: [float(epoch) for epoch in range(epochs)] for name in ("train", "val", "test")}
     report.plot_curves(curves, tmp_path / "0net_train.png")
     assert_shows_something(tmp_path / "0net_train.png")
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
@@ -140,7 +144,7 @@ def test_training_curves_are_drawn_and_named(tmp_path, figures, epochs):
 
 
 def test_training_curves_of_a_rewound_level_begin_after_its_rewind_epoch(tmp_path, figures):
-    report.plot_curves({"val_ta": [1.0, 2.0]}, tmp_path / "1net_train.png", first_epoch=9)
+    report.plot_curves({"val": [1.0, 2.0]}, tmp_path / "1net_train.png", first_epoch=9)
     assert list(figures[0].axes[0].lines[0].get_xdata()) == [10, 11]
 
 

@@ -12,8 +12,9 @@ from script_runs import ENSEMBLE, METHODS, assert_same_pools, change_ticket, loa
 from CIFAR import Lottery_pools
 from utils.errors import UserError
 from utils.evaluation import Evaluator
-from utils.method_names import method_label
+from utils.method_names import folder_name, method_label
 from utils.pool_files import PoolFiles
+from utils.pool_runs import ORDERS
 from utils.tickets import may_be_missing
 
 
@@ -149,6 +150,40 @@ def test_another_search_is_kept_out_of_the_folder_of_a_finished_one(search, flag
     assert snapshot(folder) == before
 
 
+def test_flags_that_made_nothing_yet_can_be_corrected(fails, search, small_tickets, tmp_path):
+    """Else the advice of a command that failed could not be followed in its folder."""
+    learned = ("--interpolate_method", "learned", "--learned_steps", "2", "--levels", "2", "--learned_lr")
+    files = ("--checkpoint", small_tickets, "--save_dir", tmp_path / "pools")
+    assert "smaller --learned_lr" in fails(Lottery_pools, *SMALL, *files, *learned, "1e308", "--quiet")
+    search("pools", *learned, "0.1")
+    with pytest.raises(UserError, match=r"pools\.json .*--learned_lr 0\.1, not 0\.2"):
+        search("pools", *learned, "0.2")
+
+
+def test_candidates_that_would_come_in_another_order_are_tried_anew(search, monkeypatch, capfd):
+    """Two tickets may change places where other threads or another device round their scores."""
+    flags = ("--levels", "0", "--order", "best")
+    with monkeypatch.context() as patch:
+        patch.setitem(ORDERS, "best", lambda candidates: candidates)
+        stop_after(patch, Evaluator, "validate", 6)
+        with pytest.raises(KeyboardInterrupt):
+            search("stopped", *flags)
+    monkeypatch.setitem(ORDERS, "best", lambda candidates: candidates[::-1])
+    capfd.readouterr()
+    search("stopped", *flags)
+    output = capfd.readouterr().out
+    assert "in another order now" in output and re.findall(r"with level +(\d)", output) == ["2", "1"]
+
+
+def test_a_pool_accepted_at_one_gets_its_last_recalibration(search):
+    few = ("--interpolation_value_list", "1", "--levels", "2", "--bn_images", "64")
+    once, finished = (
+        load(search(f"{len(more)}", *few, *more) / "2pool.pth.tar") for more in ((), ("--final_bn_images", "0"))
+    )
+    batches = [pool["state_dict"]["bn.num_batches_tracked"].item() for pool in (once, finished)]
+    assert batches == [1, 3]
+
+
 def test_stopped_search_with_other_flags_is_not_gone_on_with(search, tmp_path, monkeypatch):
     stop_after(monkeypatch, Evaluator, "validate", 6)
     with pytest.raises(KeyboardInterrupt):
@@ -172,6 +207,16 @@ def test_methods_have_folders_of_their_own(small_tickets):
     assert folders == {"Lottery_pools_0.3_0.7", "Lottery_pools_0.5", "interpolate_ema_0.6", "interpolate_swa"} | {
         *("uniform_soup", "greedy_soup", "average_or_soup", "learned", "ensemble")
     }
+
+
+def test_a_long_list_of_coefficients_has_a_short_folder_of_its_own():
+    def name(count: int, first: float = 0.0) -> str:
+        values = [first, *(number / count for number in range(1, count))]
+        return folder_name({"interpolate_method": "Lottery_pools", "interpolation_value_list": values})
+
+    assert name(20).startswith("Lottery_pools_0_0.05_0.1_")
+    assert name(99).startswith("Lottery_pools_99_coefficients_") and len(name(99)) < 50
+    assert name(99) != name(99, 0.001)
 
 
 def test_ticket_that_comes_later_is_a_candidate_of_all_starts(whole, search, small_tickets):

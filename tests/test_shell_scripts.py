@@ -106,6 +106,21 @@ def test_a_study_that_fails_is_said_and_ends_in_no_table(reproduce):
     assert not any(call.startswith("CIFAR/evaluate.py") for call in calls)
 
 
+def test_the_table_is_of_all_pools_that_are_there_whatever_flags_named_them(reproduce, tmp_path):
+    found = tmp_path / "out/resnet20s/seed7/pools/Lottery_pools_passes_2/pools.json"
+    found.parent.mkdir(parents=True)
+    found.touch()
+    done, calls = reproduce(ARCHS="resnet20s", SEEDS="7", JOBS="1", POOL_FLAGS="--passes 2")
+    assert done.returncode == 0, done.stderr
+    assert calls[-1] == f"CIFAR/evaluate.py --save_dir {tmp_path}/out/resnet20s {found}"
+
+
+def test_a_network_without_a_seed_is_no_study_of_everything(reproduce):
+    done, calls = reproduce("resnet20s")
+    assert (done.returncode, calls) == (2, [])
+    assert done.stderr.startswith("usage: ")
+
+
 def test_a_scale_of_another_name_is_refused(reproduce):
     done, calls = reproduce(SCALE="tpu")
     assert (done.returncode, calls) == (2, [])

@@ -15,7 +15,7 @@ from utils.distributed import SINGLE, Processes, connect
 from utils.errors import UserError
 from utils.images import Images
 from utils.method_names import METHODS
-from utils.parser import Page, Parser, count, nonnegative, positive
+from utils.parser import Parser, PrintText, count, nonnegative, positive
 from utils.places import find_place
 from utils.randomness import derive_seed
 
@@ -30,12 +30,12 @@ def add_list_flag(parser: Parser, datasets: Mapping[str, str]) -> None:
         for line in (f"{title}:", *(f"  {name:<{width}}  {words}" for name, words in names.items()))
     ]
     text = "\n".join(lines)
-    parser.add_argument("--list", action=Page, text=text, help="name networks, data sets and methods, and exit")
+    parser.add_argument("--list", action=PrintText, text=text, help="name networks, data sets and methods, and exit")
 
 
 def add_network_flags(parser: Parser) -> None:
     group = parser.add_argument_group("network")
-    group.add_argument("--arch", default="resnet18", help=f"one of {', '.join(models.arch_names())}")
+    group.add_argument("--arch", default="resnet18", help=f"one of {', '.join(models.described_archs())}")
     group.add_argument("--imagenet_arch", action="store_true", help="the ImageNet stem: 7×7 convolution and max-pool")
 
 
@@ -127,14 +127,11 @@ def add_jobs_flag(parser: Parser) -> None:
 
 
 def select_device(args: argparse.Namespace) -> torch.device:
-    """The device of a script for one process that --device or --gpu names; `auto` is CUDA where there is one."""
+    """The device of a script for one process that --device or --gpu names."""
     if find_place(os.environ).world > 1:
         raise UserError("this script is for one process: start it without multiproc.py, torchrun or srun's --ntasks")
     _set_up(args)
-    name = _wanted_device(args)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return _tried(torch.device(name))
+    return _tried(torch.device(_wanted_device(args)))
 
 
 def join_processes(args: argparse.Namespace) -> Processes:
@@ -154,9 +151,12 @@ def _set_up(args: argparse.Namespace) -> None:
 
 
 def _wanted_device(args: argparse.Namespace) -> str:
-    if args.gpu is None or args.device != "auto":
+    """`cpu`, `cuda` or `cuda:N`, as --device or --gpu has it; `auto` is CUDA where there is one."""
+    if args.device != "auto":
         return args.device
-    return f"cuda:{args.gpu}" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return "cuda" if args.gpu is None else f"cuda:{args.gpu}"
 
 
 def _tried(device: torch.device) -> torch.device:

@@ -15,10 +15,6 @@ from utils.studies import Study
 from utils.tickets import TicketFile
 
 PAIRS = {"neighbours": pairwise, "all": lambda files: combinations(files, 2)}  # what --pairs names
-NO_PAIR = {  # what to do where the levels chosen make none
-    "neighbours": "a line goes from a level to the next one, and after the last there is none; name an earlier level",
-    "all": "--pairs all draws lines among the levels named; name two or more",
-}
 Pair = tuple[TicketFile, TicketFile]  # the denser first
 
 
@@ -61,7 +57,7 @@ class ConnectivityRun:
         self.study, self.evaluator, self.pairs = study, study.evaluator, pairs
 
     def run(self, coefficients: Sequence[float], levels: Sequence[int]) -> list[dict[str, Any]]:
-        """Walk every pair not walked yet: neighbours whose denser ticket is of `levels`, or all pairs among `levels`.
+        """Walk every pair not walked yet of those for which `levels` stand.
 
         Returns the entries of `connectivity.json`: all pairs that are there by then. UserError where there is no pair.
         """
@@ -69,7 +65,7 @@ class ConnectivityRun:
             raise UserError("a line needs two tickets: --checkpoint names a folder with one")
         wanted = {_levels(pair): pair for pair in self._wanted(levels)}
         if not wanted:
-            raise UserError(f"--levels {' '.join(map(str, levels))}: {NO_PAIR[self.pairs]}")
+            raise UserError(f"--levels {levels[0]}: --pairs all draws lines among the levels named; name two or more")
         with self.study.claimed(tickets.CONNECTIVITY_JSON, paths=is_line) as found:
             return self._run(coefficients, wanted, self._finished(found))
 
@@ -92,12 +88,15 @@ class ConnectivityRun:
         return entries
 
     def _wanted(self, levels: Sequence[int]) -> list[Pair]:
-        """With neighbours, a level stands for the line to the next one; of all pairs, for those among the levels."""
-        return [
-            (first, second)
-            for first, second in PAIRS[self.pairs](self.study.files)
-            if first.level in levels and (self.pairs == "neighbours" or second.level in levels)
-        ]
+        """With neighbours, a level stands for the line to the next one, the last one for the line that comes to it.
+
+        Of all pairs, those among the levels.
+        """
+        pairs = PAIRS[self.pairs](self.study.files)
+        if self.pairs == "all":
+            return [(first, second) for first, second in pairs if {first.level, second.level} <= {*levels}]
+        last = self.study.files[-1]
+        return [pair for pair in pairs if pair[0].level in levels or (pair[1] is last and last.level in levels)]
 
     def _finished(self, found: dict[str, Any]) -> dict[tuple[int, int], dict[str, Any]]:
         """By their levels, the pairs in `found`, which an earlier run walked, whose tickets are the same now."""

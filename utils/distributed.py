@@ -2,8 +2,8 @@
 
 A script is one process, or one of several that `multiproc.py`, torchrun or Slurm's srun started:
 
-    with connect(args.device, args.timeout) as processes:
-        correct = sum(is_correct(images[i]) for i in processes.shard(len(images)))
+    with connect("cpu", args.timeout) as processes:
+        correct = sum(map(is_correct, images[processes.shard(len(images))]))
         (correct,) = processes.sum_counts(correct)
         if processes.is_main:
             print(correct)
@@ -61,9 +61,12 @@ class Processes:
         """Whether this is the process that writes files and speaks for all."""
         return self.rank == 0
 
-    def shard(self, n: int) -> range:
-        """Which of `n` items are this process's."""
-        return shard(n, self.rank, self.world)
+    def shard(self, n: int) -> slice:
+        """Which of `n` items are this process's: neighbours, none twice or left out.
+
+        The processes' numbers of items differ by one at most.
+        """
+        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
     @torch.no_grad()
     def sum_(self, tensor: Tensor) -> Tensor:
@@ -182,11 +185,11 @@ class Processes:
 SINGLE = Processes()
 
 
-def connect(device_name: str = "auto", timeout_s: float = 600.0) -> Processes:
+def connect(device_name: str, timeout_s: float = 600.0) -> Processes:
     """Join the other processes of this run, as the environment of torchrun or of Slurm names them, or be alone.
 
-    `device_name` is `auto`, `cpu`, `cuda` or, for a process alone, `cuda:N`: NCCL on CUDA, with a GPU for each process
-    of a machine, gloo on the CPU. A process that is gone, or silent, is waited for at most `timeout_s` seconds.
+    `device_name` is `cpu`, `cuda` or, where a machine has one process, `cuda:N`: NCCL on CUDA, with a GPU for each
+    process of a machine, gloo on the CPU. A process that is gone, or silent, is waited for at most `timeout_s` seconds.
     UserError: the environment contradicts itself, too few GPUs, or the processes do not find each other.
     """
     place = find_place(os.environ)
@@ -199,19 +202,9 @@ def connect(device_name: str = "auto", timeout_s: float = 600.0) -> Processes:
     return Processes(place.rank, place.world, place.local_rank, place.local_world, device, on_cpu)
 
 
-def shard(n: int, rank: int, world: int) -> range:
-    """Which of `n` items belong to `rank`: neighbours, none twice or left out, numbers that differ by one at most."""
-    return range(n * rank // world, n * (rank + 1) // world)
-
-
 def _own_device(name: str, place: Place) -> torch.device:
     """The device of this process, made the current one where there are several processes."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name} is none of auto, cpu, cuda and cuda:N") from error
+    device = torch.device(name)
     if place.world == 1 or device.type != "cuda":
         return device
     gpus = torch.cuda.device_count()

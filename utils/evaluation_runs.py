@@ -131,10 +131,11 @@ def _write_results(
     for name, plot, series in drawn:
         plot(series, folder / name)
     pools = [scored.network for scored in scores if scored.network.start]
+    table = score_tables.results_table(groups)
     page = Page(
         "Networks scored on test images",
         description,
-        table := score_tables.results_table(groups),
+        table,
         notes,
         pictures=[(CAPTIONS[name], folder / name) for name, _, _ in drawn],
         details=_searches([(pool.method, pool.file.path.parent, pool.level) for pool in pools]),

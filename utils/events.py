@@ -7,29 +7,29 @@ from utils.errors import UserError
 
 
 class Events:
-    """Event files in `folder`: a run of TensorBoard's for each level, so that they lie one over the other, by epoch.
+    """Event files, a folder and so a run of TensorBoard's for each level: they lie one over the other, by epoch.
 
     UserError where TensorBoard is not installed. Nothing is written before the first epoch is.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError("--tensorboard: it is not installed: pip install tensorboard") from error
-        self._new_writer, self._folder = SummaryWriter, folder
-        self._writer, self._level = None, -1
+        self._new_writer = SummaryWriter
+        self._writer, self._folder = None, None
 
-    def write(self, level: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Add what belongs to an epoch (from 1), by its tag.
+    def write(self, folder: Path, epoch: int, values: Mapping[str, float]) -> None:
+        """Add what belongs to an epoch (from 1), by its tag, to the level whose events are in `folder`.
 
         What an interrupted run has written of this epoch and later ones is hidden: it trains them again.
         """
-        if level != self._level:
+        if folder != self._folder:
             if self._writer is not None:
                 self._writer.close()
-            self._writer = self._new_writer(str(self._folder / f"level_{level}"), purge_step=epoch)
-            self._level = level
+            self._writer = self._new_writer(str(folder), purge_step=epoch)
+            self._folder = folder
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, epoch)
         self._writer.flush()

@@ -56,7 +56,7 @@ def write_sparse(state: Mapping[str, torch.Tensor], path: Path) -> None:
         kept = _is_set(dense)
         values, bits = dense[kept], np.packbits(kept)
         if values.nbytes + bits.nbytes < dense.nbytes:
-            arrays |= {f"values/{name}": values, f"bits/{name}": bits, f"shape/{name}": np.array(dense.shape)}
+            arrays |= {f"values/{name}": values, f"bits/{name}": bits, f"shape/{name}": np.array(dense.shape, np.int64)}
         else:
             arrays[f"dense/{name}"] = dense
     checkpoint.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))

@@ -43,7 +43,8 @@ def dress(axes: Axes, x_label: str, y_label: str) -> None:
 def add_legend(figure: Figure, axes: Axes, columns: int) -> None:
     """Name what `axes` shows below it, where no line can run through the names."""
     handles, labels = axes.get_legend_handles_labels()
-    labels = [label.encode(errors="backslashreplace").decode() for label in labels]  # file names need not be UTF-8
+    # File names need not be UTF-8, and a dollar in them begins no formula.
+    labels = [label.encode(errors="backslashreplace").decode().replace("$", r"\$") for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 

@@ -1,6 +1,4 @@
-"""The folders that runs write to: one run at a time in its own, one after another in one that they share; leave to
-write, and room for what will come.
-"""
+"""Folders that runs write to: locks, so that runs do not mix; whether one can be written; whether the disk has room."""
 
 import contextlib
 import errno

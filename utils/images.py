@@ -38,5 +38,5 @@ class Images(Protocol):
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[Batch]:
         """Augmented training images to recalibrate batch norm on: `limit` of them, or all (0)."""
 
-    def eval_batches(self, split: str) -> Iterator[Batch]:
+    def eval_batches(self, split: str, batch_size: int = ...) -> Iterator[Batch]:
         """The images of "train", "val" or "test" in order, as they are."""

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -40,7 +41,7 @@ from utils.randomness import generator
 from utils.tickets import RunFiles, Snapshot, alike, read_ticket
 from utils.training import EpochSums, Schedule, make_optimizer, restore_momentum, train_epoch
 
-Note = Callable[[int, int, Mapping[str, float]], None]
+Note = Callable[[Path, int, Mapping[str, float]], None]
 PRUNE_TYPES = ("lt", "rewind_lt", "pt")
 
 
@@ -82,9 +83,9 @@ class ImpRun:
 
     `say` takes each line of the log. With several `processes` every one of them runs this on its part of the images,
     and the main one writes. `stop` is asked again and again: as soon as it says so, the epoch is saved as far as it has
-    come and Preempted is raised. `note` gets level, epoch (from 1) and the numbers of each epoch before it is saved, so
-    that none is missing; after an interruption, some again. `forward` is what `processes` have wrapped `net` in, if
-    they have: that must be done once.
+    come and Preempted is raised. `note` gets the folder of the level's events, epoch (from 1) and the numbers of each
+    epoch before it is saved, so that none is missing; after an interruption, some again. `forward` is what `processes`
+    have wrapped `net` in, if they have: that must be done once.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class ImpRun:
         state = self._state()
         if self.settings.prune_type == "rewind_lt" and self.settings.rewind_epoch == 0:
             self._write(self.files.save_rewind, state, 0)
-        return self._begin(0, dense_mask(state, self.prunable), state)
+        return self._start(0, dense_mask(state, self.prunable), state)
 
     def _next_level(self, done: Snapshot) -> Snapshot:
         """Prune what `done` ended with, and take the weights that remain back."""
@@ -154,11 +155,7 @@ class ImpRun:
         """A level before its first epoch, with what `mask` leaves of `rewind` in the network, and no momentum."""
         self.net.load_state_dict(apply_mask(rewind, mask))
         self.optimizer = self._new_optimizer()
-        return self._begin(level, mask, rewind)
-
-    def _begin(self, level: int, mask: Mask, rewind: State) -> Snapshot:
-        """A level before its first epoch, with its weights in the network."""
-        curves = {"train_ta": [], "val_ta": [], "test_ta": []}
+        curves = {"train": [], "val": [], "test": []}
         epoch = self.settings.first_epoch(level)
         start = Snapshot(
             level, epoch, self._state(), mask, curves, best=-1.0, optimizer={}, scheduler={}, rewind=rewind
@@ -179,29 +176,29 @@ class ImpRun:
     def _train_epoch(self, progress: Snapshot) -> None:
         """Train and score one epoch, and save it if the last save is long enough ago or the level is done."""
         settings, level = self.settings, progress.level
-        scores = {"train_ta": self._train_pass(progress)}
+        scores = {"train": self._train_pass(progress)}
         if settings.is_scored(level, progress.epoch + 1):
-            scores |= {"val_ta": self._score("val", progress), "test_ta": self._score("test", progress)}
+            scores |= {split: self._score(split, progress) for split in ("val", "test")}
         self._refuse_divergence(progress, scores)
         self._end_epoch(progress, progress.epoch + 1)
-        for name, curve in progress.curves.items():
+        for split, curve in progress.curves.items():
             # Programs that read the curves expect a value for each epoch: one without a score keeps the last.
-            curve.append(scores[name].accuracy if name in scores else curve[-1])
+            curve.append(scores[split].accuracy if split in scores else curve[-1])
         if level == 0 and settings.prune_type == "rewind_lt" and progress.epoch == settings.rewind_epoch:
             progress.rewind = progress.state
             self._write(self.files.save_rewind, progress.rewind, progress.epoch)
-        self._write(self.note, level, progress.epoch, self._numbers(progress, scores))
-        is_best = "val_ta" in scores and scores["val_ta"].accuracy > progress.best
+        self._write(self.note, self.files.events(level), progress.epoch, self._numbers(progress, scores))
+        is_best = "val" in scores and scores["val"].accuracy > progress.best
         if is_best:
-            progress.best = scores["val_ta"].accuracy
-            curves = {name: [*curve] for name, curve in progress.curves.items()}
+            progress.best = scores["val"].accuracy
+            curves = {split: [*curve] for split, curve in progress.curves.items()}
             self._unsaved_ticket = replace(progress, curves=curves)
         is_finished = progress.epoch == settings.epochs
         if is_finished or time.monotonic() - self._saved_at >= settings.save_interval:
             self._save(progress, is_finished)
-        accuracies = (f"  {name.removesuffix('_ta')} {score.accuracy:6.2f}%" for name, score in scores.items())
+        accuracies = (f"  {split} {score.accuracy:6.2f}%" for split, score in scores.items())
         self.say(
-            f"{self._title(level)} epoch {progress.epoch:3d}/{settings.epochs}  loss {scores['train_ta'].loss:.4f}"
+            f"{self._title(level)} epoch {progress.epoch:3d}/{settings.epochs}  loss {scores['train'].loss:.4f}"
             f"{''.join(accuracies)}{'  best' if is_best else ''}"
         )
 
@@ -227,8 +224,7 @@ class ImpRun:
             "learning_rate": self.settings.schedule.learning_rate(progress.epoch - 1, steps - 1, steps),
             "density": density(progress.mask),
         }
-        for name, score in scores.items():
-            split = name.removesuffix("_ta")
+        for split, score in scores.items():
             numbers |= {f"loss/{split}": score.loss, f"accuracy/{split}": score.accuracy}
         return numbers
 
@@ -236,17 +232,17 @@ class ImpRun:
         progress.epoch, progress.underway = epoch, {}
         # Where torch's scheduler leaves it, for programs that go on with one.
         self.optimizer.param_groups[0]["lr"] = self.settings.schedule.decayed(epoch)
-        self._take_stock(progress)
+        self._record_state(progress)
 
-    def _take_stock(self, progress: Snapshot) -> None:
-        """Note the weights and the optimizer as they are now."""
+    def _record_state(self, progress: Snapshot) -> None:
+        """Have `progress` hold the weights and the optimizer as they are now."""
         progress.state = apply_mask(self._state(), progress.mask)
         progress.optimizer = self.optimizer.state_dict()
         progress.scheduler = self.settings.schedule.state(progress.epoch)
 
     def _refuse_divergence(self, progress: Snapshot, scores: Mapping[str, Score]) -> None:
-        titles = {"train_ta": "training", "val_ta": "validation"}
-        losses = {title: scores[name].loss for name, title in titles.items() if name in scores}
+        titles = {"train": "training", "val": "validation"}
+        losses = {title: scores[split].loss for split, title in titles.items() if split in scores}
         wrong = [f"{title} loss is {loss}" for title, loss in losses.items() if not math.isfinite(loss)]
         # The last step of an epoch shows in no training loss, and not every epoch is validated.
         if not wrong and not is_state(self.net.state_dict()):
@@ -284,18 +280,18 @@ class ImpRun:
         )
         mask = progress.mask if level > 0 else None
         train_epoch(self.net, self.optimizer, bar, rates, mask, settings.amp, self.forward, sums)
-        return self._end_pass(progress, sums)
+        return self._combine_processes(progress, sums)
 
     def _until_stopped(self, batches: Iterable[Batch], progress: Snapshot, sums: EpochSums) -> Iterator[Batch]:
         """`batches`, until any process has been told to stop: all of them are at the same batch."""
         for batch in batches:
             if self.processes.any(self.stop()):
-                self._end_pass(progress, sums)
+                self._combine_processes(progress, sums)
                 self._leave(progress)
             yield batch
 
-    def _end_pass(self, progress: Snapshot, sums: EpochSums) -> Score:
-        """Bring together what the processes have of this pass."""
+    def _combine_processes(self, progress: Snapshot, sums: EpochSums) -> Score:
+        """Bring together what the processes have of this pass, as far as it has come."""
         score = sums.total(self.processes)
         self.processes.average_buffers_(self.net)
         progress.underway = {"batches": sums.batches, **vars(score)}
@@ -303,7 +299,7 @@ class ImpRun:
 
     def _leave(self, progress: Snapshot) -> NoReturn:
         """Save the epoch as far as it has come, unless it has diverged, and end."""
-        self._take_stock(progress)
+        self._record_state(progress)
         if math.isfinite(progress.underway["loss_sum"]) and is_state(progress.state):
             self._save(progress)
             batches = progress.underway["batches"]
@@ -313,7 +309,11 @@ class ImpRun:
 
     def _score(self, split: str, progress: Snapshot) -> Score:
         # Processes may have different numbers of batches, so each breaks off by itself and all meet afterwards.
-        batches = itertools.takewhile(lambda _: not self.stop(), self.data.eval_batches(split))
+        try:
+            images = self.data.eval_batches(split)  # which may decode all of them first
+        except Preempted:
+            self._leave(progress)
+        batches = itertools.takewhile(lambda _: not self.stop(), images)
         with autocast(self.device, self.settings.amp):
             score = evaluate(self.net, batches, self.processes)
         if self.processes.any(self.stop()):

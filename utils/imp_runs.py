@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from utils.errors import UserError
 from utils.evaluation import precision_name
 from utils.events import Events
 from utils.images import Images
-from utils.imp import ImpRun, ImpSettings, Note
+from utils.imp import ImpRun, ImpSettings
 from utils.preemption import deferred
 from utils.provenance import claimed_folder, describe_run
 from utils.replicas import ReplicasRun
@@ -33,9 +32,9 @@ def run_imp(
 ) -> None:
     """Find the tickets that the flags ask for, or those of them that an earlier run of the same command did not."""
     settings = imp_settings(args)
-    files = layout(_run_folder(args, layout), args.slim)
-    replicas = range(settings.replicas) if settings.replicas > 1 else ()
-    note, *notes = (_note(args, part) for part in (files, *map(files.replica, replicas)))
+    files = _run_files(args, layout)
+    # Before the folder is claimed, since TensorBoard may not be installed.
+    note = Events().write if args.tensorboard else lambda *_: None
     device = next(net.parameters()).device
     description = describe_run(vars(args), device, data.identity, processes.world)
     where = f"{device} in {precision_name(device, args.amp)}"
@@ -48,15 +47,10 @@ def run_imp(
             for part in files.parts():
                 part.remove_leftovers()
         with deferred() as stop:
-            make = partial(ReplicasRun, replica_notes=notes) if replicas else ImpRun
-            make(net, data, settings, files, say, processes, stop, note).run()
+            kind = ReplicasRun if settings.replicas > 1 else ImpRun
+            kind(net, data, settings, files, say, processes, stop, note).run()
     if processes.is_main:
         print(f"tickets of {args.pruning_times} levels are in {files.folder}", flush=True)
-
-
-def _note(args: argparse.Namespace, files: RunFiles) -> Note:
-    """What takes the numbers of each epoch."""
-    return Events(files.folder / tickets.EVENTS).write if args.tensorboard else lambda *_: None
 
 
 def imp_settings(args: argparse.Namespace) -> ImpSettings:
@@ -98,22 +92,26 @@ def _is_started(files: RunFiles) -> bool:
     return any(part.newest_level() is not None for part in files.parts())
 
 
-def _run_folder(args: argparse.Namespace, layout: type[RunFiles]) -> Path:
-    """Where the tickets go: --save_dir, the folder of the run that --checkpoint names, or a place by the flags."""
+def _run_files(args: argparse.Namespace, layout: type[RunFiles]) -> RunFiles:
+    """In --save_dir, in the folder of the run that --checkpoint names, or in a place by the flags.
+
+    UserError where --checkpoint names nothing to go on from, or --save_dir another folder.
+    """
     if args.checkpoint is None:
         by_flags = tickets.run_folder(args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed)
-        return _no_replica(args.save_dir or by_flags)
+        return layout(_no_replica(args.save_dir or by_flags), args.slim)
     if not args.checkpoint.exists():
         raise UserError(f"--checkpoint {args.checkpoint} does not exist")
     folder = _no_replica(args.checkpoint if args.checkpoint.is_dir() else layout.folder_of(args.checkpoint))
     if args.save_dir is not None and args.save_dir.resolve() != folder.resolve():
         raise UserError(f"--checkpoint goes on in its own folder: leave --save_dir {args.save_dir} out")
-    if not _is_started(layout(folder)):
+    files = layout(folder, args.slim)
+    if not _is_started(files):
         raise UserError(f"--checkpoint {args.checkpoint}: there is nothing to go on from in {folder}")
-    newest = layout(folder).checkpoint(layout(folder).newest_level() or 0)
+    newest = files.checkpoint(files.newest_level() or 0)
     if args.checkpoint.is_file() and args.checkpoint.resolve() != newest.resolve():
         raise UserError(f"--checkpoint {args.checkpoint} is not the newest: name {newest}, or move that away first")
-    return folder
+    return files
 
 
 def _no_replica(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """The methods that --interpolate_method names: what they are called in flags, tables and folders."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from utils.pools import PAPER_COEFFICIENTS
 from utils.provenance import OLDER
 
+LONGEST_LIST = 120  # characters of coefficients in the name of a folder, which has room for 255 with all else
 TICKET = "ticket"  # what tables and pictures call one
 SEARCH = "Lottery_pools"
 CONNECTIVITY = "linear_inter"
@@ -82,7 +84,10 @@ def folder_name(settings: Mapping[str, Any]) -> str:
     if name == "interpolate_ema":
         name = f"{name}_{settings['EMA_value']:g}"
     elif name not in LABELS and values != list(PAPER_COEFFICIENTS):
-        name = "_".join([name, *(f"{value:g}" for value in values)])
+        listed = "_".join(f"{value:g}" for value in values)
+        if len(listed) > LONGEST_LIST:
+            listed = f"{len(values)}_coefficients_{hashlib.blake2b(listed.encode(), digest_size=4).hexdigest()}"
+        name = f"{name}_{listed}"
     return "_".join([name, *_departures(settings)])
 
 

@@ -47,7 +47,7 @@ class Preset(argparse.Action):
         vars(namespace).update(self.choices[values] if self.settings is None else self.settings)
 
 
-class Page(argparse.Action):
+class PrintText(argparse.Action):
     """A flag that prints a text and ends the program, as --help does."""
 
     def __init__(self, *args, text: str, **kwargs):
@@ -67,7 +67,11 @@ def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
     try:
         main(None)
         sys.exit(0)
-    except (UserError, MemoryError, RuntimeError) as error:
+    except BrokenPipeError:
+        # The reader of our output (`head`, say) has gone: stop quietly, also when Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (UserError, MemoryError, RuntimeError, OSError) as error:
         words = _words_for_user(error)
         if words is None:
             raise
@@ -78,16 +82,14 @@ def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
         sys.exit(_fail("interrupted; the same command goes on from here", 130))
     except preemption.Preempted:
         sys.exit(_fail("stopped by SIGTERM; the same command goes on from here", preemption.STATUS))
-    except BrokenPipeError:
-        # The reader of our output (`head`, say) has gone: stop quietly, also when Python flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
 
 
 def _words_for_user(error: Exception) -> str | None:
     """What a user needs to know of `error`; None where it is a bug."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError) or any(mark in str(error) for mark in SHORTAGES):
         return "out of memory: try a smaller --batch_size, --jobs 1 or --amp, as far as the script has them"
     return None

@@ -1,5 +1,6 @@
 """What the searches of one study leave in its folder: finished pools, unfinished ones, their table and pictures."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -53,8 +54,11 @@ class PoolFiles:
         pool = Pool(found["state"], found["score"], found["shares"], steps)
         tried = [step.candidate for step in pool.steps]
         fits = tickets.alike(pool.state, ticket.state) and {*pool.shares} <= {start.level, *tried}
-        if tried != [*plan[: len(tried)]] or not fits:
+        if not fits or not Counter(tried) <= Counter(plan):
             raise _damaged(path, "pool", start)
+        if tried != [*plan[: len(tried)]]:  # with --order best, where another device has other scores
+            self.study.say("  the candidates come in another order now: searching again")
+            return None
         pool.state = evaluator.to_device(pool.state)
         self.study.say(f"  going on after {len(pool.steps)} of {len(plan)} candidates")
         return pool

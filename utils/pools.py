@@ -85,8 +85,8 @@ class Pool:
     is_final: bool = False
 
     def is_ticket(self, level: int) -> bool:
-        """Whether it is the ticket of this level and nothing else."""
-        return {*self.shares} == {level}
+        """Whether it is the ticket of this level as it was: one accepted at 1 has other batch-norm statistics."""
+        return {*self.shares} == {level} and not any(step.accepted for step in self.steps)
 
     def shares_with(self, level: int, coefficient: float) -> dict[int, float]:
         """The members' shares if the pool keeps `coefficient` and the candidate of this level has the rest."""

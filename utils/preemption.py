@@ -44,6 +44,11 @@ def deferred() -> Iterator[Callable[[], bool]]:
         _Sigterm.deferred = False
 
 
+def is_asked() -> bool:
+    """Whether the signal has come inside `deferred`: what takes minutes there asks, and ends by raising Preempted."""
+    return _Sigterm.deferred and _Sigterm.received
+
+
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """A block that SIGTERM does not reach; processes that are forked in it never hear it unless they ask."""

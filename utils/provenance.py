@@ -97,7 +97,7 @@ def claimed_folder(
     the shape of an item of each.
 
     Gives what the file held before, or would have held: empty lists. UserError when it is damaged, when it is of
-    another run that has `started`, or when another process works in the folder.
+    another run that has `started` or whose lists are not empty, or when another process works in the folder.
     """
     found = {**description, **{name: [] for name in items}}
     if processes.is_main:
@@ -116,7 +116,7 @@ def _read_claim(path: Path, new: dict[str, Any], started: bool, items: Mapping[s
         return new
     found = checkpoint.load_json(path)
     _refuse_damaged(path, found, {"settings": is_settings})
-    if started:
+    if started or any(found.get(name) for name in items):
         refuse_other_run(found["settings"], new["settings"], path)
     _refuse_damaged(path, found, {name: [shape] for name, shape in items.items()})  # last: another run's are others
     return found

@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 Mask = dict[str, Tensor]
 
 
-def prunable_names(net: nn.Module, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d,)) -> list[str]:
+def prunable_names(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[str]:
     """The weights that IMP prunes: those of every layer of these kinds."""
     return [f"{name}.weight" for name, module in net.named_modules() if isinstance(module, kinds)]
 

@@ -17,7 +17,7 @@ from utils.batchnorm import recalibrate
 from utils.errors import UserError
 from utils.evaluation import Score, autocast
 from utils.images import Batch
-from utils.imp import ImpRun, Note
+from utils.imp import ImpRun
 from utils.interpolation import mean
 from utils.preemption import Preempted
 from utils.pruning import Mask, State
@@ -34,17 +34,13 @@ class ReplicasRun(ImpRun):
 
     The run's own files hold one network a level: the mean of the replicas' last epochs, with batch norm recalibrated on
     all training images. Nobody has chosen among epochs, so ticket and checkpoint are the same network, and `best_sa` is
-    its validation accuracy. Readers of `result` expect a value for each epoch that the level trained, and the ticket at
-    the best one of `val_ta`. A mean has no earlier epochs: each list repeats one number, the mean network's validation
-    and test accuracy, and as `train_ta` the replicas' mean training accuracy in their last epoch. There is no picture
-    of that; the replicas have theirs.
+    its validation accuracy. Readers of the curves expect a value for each epoch that the level trained, and the ticket
+    at the best one of "val". A mean has no earlier epochs: each curve repeats one number, the mean network's validation
+    and test accuracy, and as "train" the replicas' mean training accuracy in their last epoch. There is no picture of
+    that; the replicas have theirs.
 
-    `replica_notes` has for each replica what `note` is for the run, which gets the numbers of the means alone.
+    `note` gets the numbers of the replicas' epochs and those of the means, each with the folder of its own events.
     """
-
-    def __init__(self, *args, replica_notes: Sequence[Note] = (), **kwargs):
-        super().__init__(*args, **kwargs)
-        self.replica_notes = replica_notes
 
     def _levels_left(self, progress: Snapshot) -> int:
         """Those of the replicas count too: they have files of the same size."""
@@ -60,13 +56,13 @@ class ReplicasRun(ImpRun):
         ends: list[dict[str, float]] = []
         self.net.load_state_dict(mean(self._last_weights(progress, ends)))
         self._recalibrate(progress)
-        scores = {"val_ta": self._score("val", progress), "test_ta": self._score("test", progress)}
+        scores = {split: self._score(split, progress) for split in ("val", "test")}
         self._refuse_divergence(progress, scores)
         self._end_epoch(progress, self.settings.epochs)
         self._save_mean(progress, scores, ends)
         accuracies = (
-            f"  {name.removesuffix('_ta')} {score.accuracy:.2f}% ({', '.join(f'{end[name]:.2f}' for end in ends)})"
-            for name, score in scores.items()
+            f"  {split} {score.accuracy:.2f}% ({', '.join(f'{end[split]:.2f}' for end in ends)})"
+            for split, score in scores.items()
         )
         self.say(f"level {progress.level} mean of {len(ends)} replicas{''.join(accuracies)}")
 
@@ -78,20 +74,22 @@ class ReplicasRun(ImpRun):
         for number in range(self.settings.replicas):
             done = self._replica(number).train(progress.level, progress.mask, progress.rewind)
             progress.rewind = done.rewind
-            ends.append({name: curve[-1] for name, curve in done.curves.items()})
+            ends.append({split: curve[-1] for split, curve in done.curves.items()})
             yield done.state
 
     def _replica(self, number: int) -> "Replica":
         """A new one for each level, so that no replica's momentum is in memory while another trains."""
         settings, files = replace(self.settings, replica=number), self.files.replica(number)
-        notes = self.replica_notes[number : number + 1]
         return Replica(
-            self.net, self.data, settings, files, self.say, self.processes, self.stop, *notes, forward=self.forward
+            self.net, self.data, settings, files, self.say, self.processes, self.stop, self.note, self.forward
         )
 
     def _recalibrate(self, progress: Snapshot) -> None:
         """Give the network batch-norm statistics of its own, on augmented training images."""
-        batches = self.data.bn_batches(self.settings.batch_size, self.settings.seed, "recalibrate", progress.level)
+        try:
+            batches = self.data.bn_batches(self.settings.batch_size, self.settings.seed, "recalibrate", progress.level)
+        except Preempted:
+            self._leave(progress)
         with autocast(self.device, self.settings.amp):
             recalibrate(self.net, self._images_until_stopped(batches), self.processes)
         if self.processes.any(self.stop()):
@@ -111,23 +109,23 @@ class ReplicasRun(ImpRun):
         raise Preempted
 
     def _refuse_divergence(self, progress: Snapshot, scores: dict[str, Score]) -> None:
-        if not math.isfinite(scores["val_ta"].loss):
+        if not math.isfinite(scores["val"].loss):
             raise UserError(
-                f"validation loss of the mean of level {progress.level} is {scores['val_ta'].loss}: lower --lr; the "
+                f"validation loss of the mean of level {progress.level} is {scores['val'].loss}: lower --lr; the "
                 f"replicas are in {self.files.replica(0).folder} and beside it"
             )
 
     def _save_mean(self, progress: Snapshot, scores: dict[str, Score], ends: Sequence[dict[str, float]]) -> None:
         """Write the files of the level. Its checkpoint comes last: with it the level is done."""
         settings, level = self.settings, progress.level
-        train = sum(end["train_ta"] for end in ends) / len(ends)
-        accuracies = {"train_ta": train, **{name: score.accuracy for name, score in scores.items()}}
+        train = sum(end["train"] for end in ends) / len(ends)
+        accuracies = {"train": train, **{split: score.accuracy for split, score in scores.items()}}
         epochs = settings.epochs - settings.first_epoch(level)
-        progress.curves = {name: [accuracy] * epochs for name, accuracy in accuracies.items()}
-        progress.best = accuracies["val_ta"]
+        progress.curves = {split: [accuracy] * epochs for split, accuracy in accuracies.items()}
+        progress.best = accuracies["val"]
         if level == 0 and settings.prune_type == "rewind_lt":
             self._write(self.files.save_rewind, progress.rewind, settings.rewind_epoch)
-        self._write(self.note, level, progress.epoch, self._numbers(progress, scores))
+        self._write(self.note, self.files.events(level), progress.epoch, self._numbers(progress, scores))
         self._write(self.files.save_ticket, progress)
         self._write(self.files.save_checkpoint, progress, True)
 

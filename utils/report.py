@@ -39,10 +39,10 @@ def write_csv(header: Sequence[str], rows: Sequence[Sequence[object]], path: Pat
 
 @in_print
 def plot_curves(curves: Mapping[str, Sequence[float]], path: Path, first_epoch: int = 0) -> None:
-    """Accuracy (percent) against epochs of one level; `curves` maps train_ta, val_ta and test_ta to values."""
+    """Accuracy (percent) against epochs of one level; `curves` maps "train", "val" and "test" to values."""
     figure, axes = _figure("epoch", "accuracy (%)")
-    for style, (name, values) in zip(STYLES, curves.items(), strict=False):
-        label = {"train_ta": "training", "val_ta": "validation", "test_ta": "test"}[name]
+    for style, (split, values) in zip(STYLES, curves.items(), strict=False):
+        label = {"train": "training", "val": "validation", "test": "test"}[split]
         axes.plot(range(first_epoch + 1, first_epoch + 1 + len(values)), values, label=label, ms=1.5, lw=0.9, **style)
     add_legend(figure, axes, columns=3)
     figures.write(figure, path, pdf=False)

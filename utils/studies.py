@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils import tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
@@ -93,7 +94,8 @@ class Study:
 
     def claimed(self, name: str, **items: Shape) -> AbstractContextManager[dict[str, Any]]:
         """`utils.provenance.claimed_folder` for the file of this name."""
-        return claimed_folder(self.folder / name, self.description, self.processes, **items)
+        started = tickets.holds_search(self.folder)
+        return claimed_folder(self.folder / name, self.description, self.processes, started, **items)
 
 
 def _doubt(ticket: Ticket, measured: float) -> str:

@@ -70,6 +70,11 @@ def unfinished_pool_path(folder: Path, level: int) -> Path:
     return folder / f"{level}pool_unfinished.pth.tar"
 
 
+def holds_search(folder: Path) -> bool:
+    """Whether `folder` has a pool of a search, finished or not."""
+    return any(folder.glob("*pool.pth.tar")) or any(folder.glob("*pool_unfinished.pth.tar"))
+
+
 def run_folder(prune_type: str, dataset: str, arch: str, rewind_epoch: int, seed: int) -> Path:
     """The default place of a run's tickets."""
     return Path("checkpoints", prune_type, dataset, arch, f"rewind_epoch_{rewind_epoch}", f"seed{seed}")
@@ -350,7 +355,7 @@ class Snapshot:
     epoch: int  # epochs done
     state: State  # on the CPU, zeros where pruned
     mask: Mask  # all True at level 0
-    curves: dict[str, list[float]]  # accuracy per epoch, percent: train_ta, val_ta, test_ta
+    curves: dict[str, list[float]]  # accuracy per epoch, percent, of "train", "val" and "test"
     best: float  # best validation accuracy so far, percent
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
@@ -395,6 +400,10 @@ class RunFiles:
     def curve(self, level: int) -> Path:
         return self.folder / f"{level}net_train.png"
 
+    def events(self, level: int) -> Path:
+        """The folder of the level's curves for TensorBoard."""
+        return self.folder / EVENTS / f"level_{level}"
+
     def newest_level(self) -> int | None:
         """The highest level with a checkpoint: where an interrupted run goes on."""
         names = (
@@ -437,7 +446,7 @@ class RunFiles:
         """Level 0 has plain names in the published layout, later levels those of `torch.nn.utils.prune`."""
         record = {
             "state": last.level,
-            "result": last.curves,
+            "result": {f"{split}_ta": curve for split, curve in last.curves.items()},
             "epoch": last.epoch,
             "state_dict": published_state(last.state, last.mask if last.level > 0 else None, self.slim),
             "best_sa": last.best,
@@ -471,7 +480,7 @@ class RunFiles:
             epoch=record["epoch"],
             state=state,
             mask=mask,
-            curves={name: record["result"][name] for name in CHECKPOINT["result"]},
+            curves={name.removesuffix("_ta"): record["result"][name] for name in CHECKPOINT["result"]},
             best=record["best_sa"],
             optimizer=record["optimizer"],
             scheduler=record["scheduler"],

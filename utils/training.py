@@ -16,7 +16,10 @@ from utils.pruning import Mask
 
 @dataclass(frozen=True)
 class Schedule:
-    """×`gamma` at every milestone (epochs); over the first `warmup` epochs, a linear rise to that."""
+    """The rate `base`, times `gamma` at every milestone (epochs).
+
+    Over the first `warmup` epochs it rises linearly to that.
+    """
 
     base: float
     milestones: tuple[int, ...]
