@@ -18,8 +18,8 @@ from utils.provenance import OLDER
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
 FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}
-# What --recipe names. Where levels are about equally good the best one gains more than the paper's search, and where
-# they are not, as much; README has the figures.
+# What --recipe names. The best one gains more than the paper's search on most tickets that are about equally good, and
+# on others as much; README has the figures.
 RECIPES = {
     "paper": {"interpolate_method": SEARCH, "denser_num": OLDER["denser_num"]},
     "best": {"interpolate_method": "average_or_soup", "denser_num": 1},
