@@ -13,15 +13,16 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from matplotlib.figure import Figure
+from pictures import write_stand_in
 from PIL import Image
 
 from CIFAR import Lottery_pools as cifar_pools
 from CIFAR import main_imp
 from CIFAR.dataset import ImageData, load_data
-from ImageNet import Lottery_pools
-from utils import figures
-from utils.checkpoint import write_atomically
+from ImageNet import Lottery_pools, evaluate
+from utils import figures, tickets
+from utils.corruptions import SEVERITIES
+from utils.folders import in_turn
 from utils.parser import run_script
 from utils.randomness import generator
 
@@ -48,12 +49,11 @@ IMAGENET_IMP = [
     *(*IMAGENET, "--epochs", "3", "--decreasing_lr", "2", "--warmup", "1", "--rewind_epoch", "1", "--lr", "0.05"),
     *("--pruning_times", "2", *SAVES),
 ]
-
-
-def write_stand_in(figure: Figure, path: Path, pdf: bool = True) -> None:
-    """In the place of `utils.figures.write`: files of the same names, nothing drawn in them."""
-    for name in (path, path.with_suffix(".pdf"))[: 1 + pdf]:
-        write_atomically(name, lambda file: file.write(b"a stand-in"))
+# What its Lottery_pools.py knows beside the search.
+METHODS = ("uniform_soup", "greedy_soup", "average_or_soup", "ensemble", "learned")
+RIVALS = ["--learned_steps", 3, "--interpolate_method"]
+WITH_STARTS = ("greedy_soup", "average_or_soup", "ensemble")  # an ensemble's images are shared all the same
+STARTS = ["--parallel", "starts"]
 
 
 @contextlib.contextmanager
@@ -66,7 +66,10 @@ def stand_ins() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _pictures(request) -> Iterator[None]:
-    """Pictures are drawn in tests marked `pictures`, in fixtures of a module or session, and by other processes."""
+    """Pictures are drawn in tests marked `pictures`, in fixtures of a module or session, and by other processes.
+
+    Those of `in_two_processes` draw none either.
+    """
     with contextlib.nullcontext() if request.node.get_closest_marker("pictures") else stand_ins():
         yield
 
@@ -125,15 +128,45 @@ def write_photographs(folder: Path, splits: dict[str, int] = IMAGES, classes=CLA
 
 
 @pytest.fixture(scope="session")
-def photographs(tmp_path_factory) -> Path:
-    return write_photographs(tmp_path_factory.mktemp("photographs"))
+def built_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Lets a function fill a folder in the first of xdist's workers that asks for it; the others wait and share it.
+
+    Nobody may write into it later.
+    """
+    top = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder of its own in that of all
+        top = top.parent
+
+    def build(name: str, fill: Callable[[Path], object]) -> Path:
+        with in_turn(top / f"{name}.lock"):
+            if not (top / f"{name}.done").exists():
+                shutil.rmtree(top / name, ignore_errors=True)  # what a worker left that failed
+                fill(top / name)
+                (top / f"{name}.done").touch()
+        return top / name
+
+    return build
 
 
-def script(name: str | Path, *arguments: object, processes: int = 0) -> subprocess.CompletedProcess:
+@pytest.fixture(scope="session")
+def photographs(built_once) -> Path:
+    return built_once("photographs", write_photographs)
+
+
+def write_corrupted(folder: Path, photographs: Path) -> Path:
+    """ImageNet-C's layout: `fog` holds the test photographs as they are, `spatter` those of another class."""
+    for name, classes in (("fog", CLASSES), ("spatter", (*CLASSES[1:], CLASSES[0]))):
+        for severity in SEVERITIES:
+            for target, source in zip(CLASSES, classes, strict=True):
+                shutil.copytree(photographs / "test" / source, folder / name / str(severity) / target)
+    return folder
+
+
+def script(name: str | Path, *arguments: object, processes: int = 0, **variables: str) -> subprocess.CompletedProcess:
     """Run a script of ImageNet/ as a user does, under multiproc.py if `processes` is given."""
     launcher = ["../multiproc.py", f"--nproc_per_node={processes}"] if processes else []
     command = [sys.executable, *launcher, str(name), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(command, cwd=ROOT / "ImageNet", env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -148,31 +181,64 @@ def in_one_process(script: ModuleType, *arguments: object) -> None:
         torch.set_num_threads(threads)
 
 
-def in_two_processes(*runs: Sequence[object]) -> None:
-    """Run Lottery_pools.py of ImageNet/ in turn with each of these arguments, in the same two processes."""
-    words = json.dumps([[*map(str, arguments)] for arguments in runs])
-    done = script(ROOT / "tests" / "in_turn.py", "Lottery_pools", words, processes=2)
-    assert done.returncode == 0, done.stderr
+def in_two_processes(*runs: tuple[str, Sequence[object]]) -> subprocess.CompletedProcess:
+    """Run these in turn in the same two processes: scripts of ImageNet/, or what else in_turn.py can do."""
+    words = json.dumps([(name, [*map(str, arguments)]) for name, arguments in runs])
+    return script(ROOT / "tests" / "in_turn.py", words, processes=2, PYTHONPATH=str(ROOT))
+
+
+def _searches(folder: Path, photographs: Path) -> dict[str, tuple[str, list[object]]]:
+    """What processes can do with the tickets in `folder`, by the folders in it where that is to be left."""
+    lists = {
+        "searches/two": [],
+        "searches/starts": STARTS,
+        "others/one start": ["--levels", 1, *STARTS],
+        **{f"others/{method}": [*RIVALS, method] for method in METHODS},
+        **{f"others/{method} starts": [*RIVALS, method, *STARTS] for method in WITH_STARTS},
+        "others/line": [*RIVALS, "linear_inter", "--interpolation_value_list", 0.5],
+        "mistake": ["--arch", "imagenet_resnet_34_4"],
+    }
+    search = ["--save_dir", folder / "tickets", photographs, *IMAGENET_SEARCH]
+    return {name: ("Lottery_pools", [*search, *flags, "--output_dir", folder / name]) for name, flags in lists.items()}
+
+
+def _use_photographs(folder: Path, photographs: Path) -> None:
+    """Two processes find tickets, pool and evaluate them, and end with a mistake; then one process does the like."""
+    found, searches = folder / "tickets", _searches(folder, photographs)
+    mistake = searches.pop("mistake")
+    corrupted = write_corrupted(folder / "corrupted", photographs)
+    # The pools of a start each: one process makes its own, which have to be the same to the bit, later.
+    score = [found, folder / "searches" / "starts", "--data", photographs, *IMAGENET, "--batch_size", 4]
+    score += ["--corruptions", corrupted, "--save_dir"]
+    done = in_two_processes(
+        ("main_imp", [photographs, *IMAGENET_IMP, "--save_dir", found]),
+        *searches.values(),
+        ("evaluate", [*score, folder / "evaluations" / "2"]),
+        mistake,
+    )
+    assert done.returncode == 2 and (folder / "evaluations" / "2" / tickets.EVALUATION_JSON).exists(), done.stderr
+    (folder / "mistake.txt").write_text(done.stderr)
+    _, arguments = searches["searches/two"]
+    in_one_process(Lottery_pools, *arguments, "--output_dir", folder / "searches" / "one")
+    in_one_process(evaluate, *score, folder / "evaluations" / "1")
 
 
 @pytest.fixture(scope="session")
-def imagenet_tickets(photographs, tmp_path_factory) -> Path:
+def imagenet(photographs, built_once) -> Path:
+    """What two processes make of photographs, all in one start, which takes longer than a run; and one process."""
+    return built_once("imagenet", lambda folder: _use_photographs(folder, photographs))
+
+
+@pytest.fixture(scope="session")
+def imagenet_tickets(imagenet) -> Path:
     """Two levels, found by two processes. Nobody may write into it."""
-    folder = tmp_path_factory.mktemp("imagenet") / "tickets"
-    done = script("main_imp.py", photographs, *IMAGENET_IMP, "--save_dir", folder, processes=2)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return imagenet / "tickets"
 
 
 @pytest.fixture(scope="session")
-def imagenet_pools(photographs, imagenet_tickets, tmp_path_factory) -> dict[str, Path]:
-    """The same search by one process, by two that share the images, and by two with a start each."""
-    folder = tmp_path_factory.mktemp("imagenet_pools")
-    search = ["--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH]
-    runs = {name: [*search, "--output_dir", folder / name] for name in ("one", "two", "starts")}
-    in_one_process(Lottery_pools, *runs["one"])
-    in_two_processes(runs["two"], [*runs["starts"], "--parallel", "starts"])
-    return {name: folder / name for name in ("one", "two", "starts")}
+def imagenet_pools(imagenet) -> Path:
+    """The same search by one process (`one`), by two that share the images (`two`), by two with a start each."""
+    return imagenet / "searches"
 
 
 @pytest.fixture
@@ -194,7 +260,9 @@ class Launched:
         self.folder = folder
         command = [sys.executable, ROOT / "multiproc.py", *map(str, argv)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, cwd=folder, **pipes)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        environment.pop("OMP_NUM_THREADS", None)
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
 
     def end(self) -> SimpleNamespace:
         """Its exit status and the lines that it printed."""
@@ -215,22 +283,28 @@ class Launched:
         return [int(file.read_text()) for file in files]
 
 
-@pytest.fixture
-def launch(tmp_path, monkeypatch) -> Iterator[Callable[..., Launched]]:
-    """Starts multiproc.py in an empty folder; ends what is left of it after the test."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@contextlib.contextmanager
+def launched(folder: Path) -> Iterator[Callable[..., Launched]]:
+    """A block that is given a function to start multiproc.py in `folder` with; ends what is left of it afterwards."""
     runs = []
 
     def run(*argv: object) -> Launched:
-        runs.append(Launched(tmp_path, argv))
+        runs.append(Launched(folder, argv))
         return runs[-1]
 
-    yield run
-    for left in runs:
-        left.process.kill()
-        left.process.communicate()
+    try:
+        yield run
+    finally:
+        for left in runs:
+            left.process.kill()
+            left.process.communicate()
+
+
+@pytest.fixture
+def launch(tmp_path) -> Iterator[Callable[..., Launched]]:
+    """Starts multiproc.py in the folder of the test, until its end."""
+    with launched(tmp_path) as run:
+        yield run
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import itertools
 import math
 import warnings
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from test_report import assert_shows_something
 
@@ -21,6 +23,20 @@ def figures(monkeypatch) -> list:
     """The figures drawn; they are written as ever."""
     drawn, write = [], figures_module.write
     monkeypatch.setattr(figures_module, "write", lambda figure, path: (drawn.append(figure), write(figure, path)))
+    return drawn
+
+
+@pytest.fixture
+def laid_out(monkeypatch) -> list:
+    """The figures for tests that look at no file: drawn as for a PNG file, but for the ink."""
+    drawn = []
+
+    def lay_out(figure: Figure, path: Path) -> None:
+        drawn.append(figure)
+        figure.set_dpi(figures_module.DPI)
+        figure.draw_without_rendering()
+
+    monkeypatch.setattr(figures_module, "write", lay_out)
     return drawn
 
 
@@ -60,31 +76,31 @@ def test_rows_are_candidates_in_the_order_tried_and_columns_coefficients(tmp_pat
     assert "level 3" in axes.get_title() and "70.00" in axes.get_title() and "71.50" in axes.get_title()
 
 
-def test_the_best_coefficient_of_each_row_is_marked_by_what_became_of_it(tmp_path, figures):
+def test_the_best_coefficient_of_each_row_is_marked_by_what_became_of_it(tmp_path, laid_out):
     search = entry(step(2, rising(70), 0.3), step(4, rising(69), 0.9, accepted=False))
     heat_maps.plot_search(search, tmp_path / "s.png")
-    assert marks(figures[0].axes[0]) == [(3, 0, "o"), (9, 1, "X")]
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["accepted", "best, but rejected"]
+    assert marks(laid_out[0].axes[0]) == [(3, 0, "o"), (9, 1, "X")]
+    assert [text.get_text() for text in laid_out[0].legends[0].get_texts()] == ["accepted", "best, but rejected"]
 
 
-def test_coefficients_that_were_left_out_are_hatched(tmp_path, figures):
+def test_coefficients_that_were_left_out_are_hatched(tmp_path, laid_out):
     scores = [*rising(70)[:-2], None, None]
     heat_maps.plot_search(entry(step(2, scores, 0.3), step(1, rising(70), 0.3)), tmp_path / "s.png")
-    hatched = [patch for patch in figures[0].axes[0].patches if isinstance(patch, Rectangle) and patch.get_hatch()]
+    hatched = [patch for patch in laid_out[0].axes[0].patches if isinstance(patch, Rectangle) and patch.get_hatch()]
     assert [patch.get_xy() for patch in hatched] == [(8.5, -0.5), (9.5, -0.5)]
 
 
-def test_candidates_with_coefficients_of_their_own_have_columns_for_all(tmp_path, figures):
+def test_candidates_with_coefficients_of_their_own_have_columns_for_all(tmp_path, laid_out):
     first, second = step(1, [70.0], 0.5, coefficients=[0.5]), step(2, [70.5], 2 / 3, coefficients=[2 / 3])
     heat_maps.plot_search(entry(first, second), tmp_path / "s.png")
-    axes = figures[0].axes[0]
+    axes = laid_out[0].axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "0.667"]
     assert marks(axes) == [(0, 0, "o"), (1, 1, "o")]
 
 
-def test_one_hopeless_candidate_does_not_take_the_colours_from_the_others(tmp_path, figures):
+def test_one_hopeless_candidate_does_not_take_the_colours_from_the_others(tmp_path, laid_out):
     heat_maps.plot_search(entry(step(2, rising(70), 0.95), step(4, [*rising(70)[:-1], 1.0], 0.9)), tmp_path / "s.png")
-    scale = figures[0].axes[0].images[0].norm
+    scale = laid_out[0].axes[0].images[0].norm
     assert (scale.vmin, scale.vmax) == pytest.approx((69.9, 71.0), abs=0.1)
 
 
@@ -95,12 +111,11 @@ def test_scores_that_are_all_the_same_are_drawn(tmp_path, score):
 
 
 @pytest.mark.parametrize("candidates", [1, 19])
-def test_labels_of_a_search_do_not_overlap_and_it_fits_a_column(tmp_path, figures, candidates):
+def test_labels_of_a_search_do_not_overlap_and_it_fits_a_column(tmp_path, laid_out, candidates):
     search = entry(*(step(number, rising(70 + number), 0.5) for number in range(candidates)))
     heat_maps.plot_search(search, tmp_path / "s.png")
-    figure = figures[0]
+    figure = laid_out[0]
     assert figure.get_figwidth() == figures_module.COLUMN
-    figure.draw_without_rendering()
     axes, pixels = figure.axes[0], figure.dpi / 72
     for ticks, direction in ((axes.xaxis, 0), (axes.yaxis, 1)):
         places = sorted(axes.transData.transform((tick, tick))[direction] for tick in ticks.get_ticklocs())
@@ -129,28 +144,27 @@ def test_barriers_stand_on_both_sides_of_the_diagonal_and_colours_start_at_zero(
     assert texts == {(1, 0): "0.10", (2, 0): "0.20", (0, 1): "0.10", (2, 1): "0.10", (0, 2): "0.20", (1, 2): "0.10"}
 
 
-def test_levels_that_are_missing_have_no_row_and_pairs_that_were_not_walked_are_hatched(tmp_path, figures):
+def test_levels_that_are_missing_have_no_row_and_pairs_that_were_not_walked_are_hatched(tmp_path, laid_out):
     entries = [{"levels": [0, 4], "barrier": 1.0}, {"levels": [4, 7], "barrier": 2.0}]
     heat_maps.plot_barriers(entries, tmp_path / "b.png")
-    axes = figures[0].axes[0]
+    axes = laid_out[0].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "4", "7"]
     assert [patch.get_xy() for patch in axes.patches if patch.get_hatch()] == [(1.5, -0.5), (-0.5, 1.5)]
 
 
 @pytest.mark.parametrize("barrier", [0.0, 1e-6, 123.0, math.inf, math.nan])
-def test_barriers_of_any_size_are_drawn(tmp_path, figures, barrier):
+def test_barriers_of_any_size_are_drawn(tmp_path, laid_out, barrier):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         heat_maps.plot_barriers(barriers(3, lambda first, second: barrier if first else 0.0), tmp_path / "b.png")
-    assert figures[0].axes[0].images[0].norm.vmin == 0
+    assert laid_out[0].axes[0].images[0].norm.vmin == 0
 
 
 @pytest.mark.parametrize("levels", [2, 8, 19])
-def test_values_fit_into_their_cells(tmp_path, figures, levels):
+def test_values_fit_into_their_cells(tmp_path, laid_out, levels):
     heat_maps.plot_barriers(barriers(levels), tmp_path / "b.png")
-    figure = figures[0]
+    figure = laid_out[0]
     assert figure.get_figwidth() == (figures_module.COLUMN if levels <= 8 else figures_module.PAGE)
-    figure.draw_without_rendering()
     axes = figure.axes[0]
     cell = axes.get_window_extent().width / levels
     assert all(text.get_window_extent().width < cell and text.get_fontsize() > 5 for text in axes.texts)

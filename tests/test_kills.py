@@ -15,11 +15,12 @@ from benchmarks import kills
 def study(tmp_path_factory) -> dict[str, dict[str, int]]:
     """A handful of kills, in IMP and the search and in a save of each; more are `benchmarks/kills.py`'s.
 
-    With two threads, so that a search tries two coefficients at the same time.
+    With two threads, so that a search tries two coefficients at the same time; threads that spin while they wait would
+    keep the cores from the tests beside this one.
     """
     folder = tmp_path_factory.mktemp("kills")
-    command = [sys.executable, "benchmarks/kills.py", "--kills", "5", "--out", str(folder)]
-    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "tests/small_kills.py", "--kills", "5", "--out", str(folder)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert (folder / "kills.json").exists(), done.stderr
     counts = json.loads((folder / "kills.json").read_text())["counts"]

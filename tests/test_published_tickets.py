@@ -82,9 +82,13 @@ def test_they_are_pooled_as_they_are(published_tickets, cifar100, tmp_path):
         fewer = {**arrays, "x_test": arrays["x_test"][:100], "y_test": arrays["y_test"][:100]}
     np.savez(tmp_path / "fewer_test_images.npz", **fewer)
     before = snapshot(published_tickets)
+    (tmp_path / "tickets").mkdir()
+    for level in (3, 4, 5):  # every ticket that is there is scored
+        name = f"{level}model_SA_best.pth.tar"
+        (tmp_path / "tickets" / name).symlink_to(published_tickets.resolve() / name)
     images = ["--dataset", "npz", "--data", str(tmp_path / "fewer_test_images.npz"), "--arch", "resnet20s"]
     search = ["--search_num", "1", "--interpolation_value_list", "0.5", "--bn_images", "256", "--levels", "5"]
-    files = ["--checkpoint", str(published_tickets), "--save_dir", str(tmp_path / "pools")]
+    files = ["--checkpoint", str(tmp_path / "tickets"), "--save_dir", str(tmp_path / "pools")]
     Lottery_pools.main([*images, *search, *files, "--device", "cpu"])
     (entry,) = json.loads((tmp_path / "pools" / "pools.json").read_text())["pools"]
     (step,) = entry["steps"]

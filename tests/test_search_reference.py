@@ -72,17 +72,22 @@ def validation(state, data) -> float:
     return 100 * right / len(data.val)
 
 
+@pytest.fixture(scope="module")
+def slow(_small_tickets) -> dict[int, list]:
+    """What the slow search does from each level, asked once for all tests; they have copies of the same tickets."""
+    data = load_data("digits", None, "cpu", VAL_IMAGES, data_limit=200)
+    return {level: slow_search(_small_tickets, level, data) for level in range(3)}
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_the_search_decides_as_a_plain_slow_one_does(jobs, small_tickets, tmp_path):
+def test_the_search_decides_as_a_plain_slow_one_does(jobs, slow, small_tickets, tmp_path):
     flags = ["--arch", "cifar_resnet_8_4", "--checkpoint", str(small_tickets), "--save_dir", str(tmp_path / "pools")]
     flags += ["--interpolation_value_list", *map(str, COEFFICIENTS), "--seed", str(SEED)]
     Lottery_pools.main([*DIGITS, *flags, "--val_images", str(VAL_IMAGES), "--jobs", str(jobs), "--quiet"])
-    data = load_data("digits", None, "cpu", VAL_IMAGES, data_limit=200)
     entries, verdicts = checkpoint.load_json(tmp_path / "pools" / "pools.json")["pools"], []
     assert [entry["level"] for entry in entries] == [0, 1, 2]
     for entry in entries:
-        expected = slow_search(small_tickets, entry["level"], data)
         found = [(step["scores"], step["coefficient"], step["accepted"]) for step in entry["steps"]]
-        assert found == expected and len(found) == 2
+        assert found == slow[entry["level"]] and len(found) == 2
         verdicts += [accepted for *_, accepted in found]
     assert {*verdicts} == {True, False}, "one that only accepts, or only rejects, would agree too"

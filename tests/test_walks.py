@@ -43,13 +43,6 @@ def test_connectivity_has_its_own_table_and_picture(walked):
     assert [float(row["test_loss"]) for row in rows] == losses
 
 
-def test_both_spellings_of_linear_walk_the_same_line(walked, digits_tickets, tmp_path):
-    files = ["--checkpoint", str(digits_tickets), "--save_dir", str(tmp_path)]
-    Lottery_pools.main([*DIGITS, "--arch", "resnet20s", "--interpolate_method", "linear_inter", *LIST, *files])
-    paths = [json.loads((folder / "connectivity.json").read_text())["paths"] for folder in (walked, tmp_path)]
-    assert paths[0] == paths[1]
-
-
 @pytest.mark.pictures
 def test_all_pairs_are_asked_for_in_the_folder_of_the_neighbours(walked, digits_tickets, tmp_path, capfd):
     folder = tmp_path / "lines"
