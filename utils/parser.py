@@ -1,6 +1,8 @@
 """A command line that reads like a page, checks its values and fails in one line."""
 
 import argparse
+import atexit
+import gc
 import os
 import sys
 import traceback
@@ -62,6 +64,7 @@ class PrintText(argparse.Action):
 def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
     """Run a script's `main`; a user's mistake or too little memory ends in one line on standard error and status 2."""
     preemption.handle_sigterm()
+    atexit.register(gc.freeze)  # else Python searches all that torch is made of for garbage before it ends: a second
     if sys.stdout:  # None where the shell has closed it
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what it cannot encode
     try:
