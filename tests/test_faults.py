@@ -97,7 +97,7 @@ def processes(folder: Path) -> dict[int, str]:
 
 
 def wait_until(run: Launched, is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < end
         assert run.process.poll() is None, run.process.communicate()
