@@ -100,16 +100,19 @@ def test_finished_search_does_nothing_anew_and_prints_the_same_table(search, mon
     assert [before[path] for path in pools] == [after[path] for path in pools]
 
 
-@pytest.mark.parametrize("method", ["Lottery_pools", "linear_inter"])
-def test_ticket_less_accurate_than_its_file_says_is_reported(search, small_tickets, method, capfd):
+@pytest.mark.parametrize("method", ["Lottery_pools", "ensemble", "linear_inter"])
+def test_ticket_less_accurate_than_its_file_says_is_reported_where_it_takes_part(search, small_tickets, method, capfd):
     path = small_tickets / "1model_SA_best.pth.tar"
     record = torch.load(path, weights_only=True)
     found, record["best_sa"] = record["best_sa"], record["best_sa"] + 4
     torch.save(record, path)
-    flags = ("--interpolate_method", method, "--levels", "0", "--ticket_tolerance")
-    search("tolerant", *flags, "4.1")
+    flags = ("--interpolate_method", method, "--search_num", "1", "--levels")
+    search("tolerant", *flags, "0", "--ticket_tolerance", "4.1")
     assert capfd.readouterr().err == ""
-    search("strict", *flags, "3.9", "--quiet")
+    pairs = {"linear_inter": ("0", "2", "--pairs", "all")}  # between neighbours all of three tickets take part
+    search("without", *flags, *pairs.get(method, ("2", "--denser_num", "0")), "--ticket_tolerance", "3.9")
+    assert capfd.readouterr().err == ""
+    search("strict", *flags, "0", "--ticket_tolerance", "3.9", "--quiet")
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(
         f"warning: {path} records a validation accuracy of {found + 4:.2f}% and has {found:.2f}% here"

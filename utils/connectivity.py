@@ -75,8 +75,7 @@ class ConnectivityRun:
         wanted: dict[tuple[int, int], Pair],
         done: dict[tuple[int, int], dict[str, Any]],
     ) -> list[dict[str, Any]]:
-        if wanted.keys() - done.keys():
-            self.study.check_tickets()
+        self.study.check_tickets(file for key in wanted.keys() - done.keys() for file in wanted[key])
         for key, pair in wanted.items():
             if key not in done:
                 done[key] = self._walk_pair(*pair, coefficients)

@@ -37,8 +37,7 @@ class EnsembleRun:
 
     def _run(self, levels: Sequence[int], done: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
         study, starts = self.study, [file for file in self.study.files if file.level in levels]
-        if any(file.level not in done for file in starts):
-            study.check_tickets()
+        study.check_tickets(study.taking_part(file for file in starts if file.level not in done))
         for file in starts:
             if file.level in done:
                 study.say(f"level {file.level}: has its ensemble already")

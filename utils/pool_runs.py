@@ -57,11 +57,11 @@ class PoolRun:
 
     def _run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         self.entries = self.processes.from_main(self.files.read_entries)
-        if missing := sum(level not in self.entries for level in levels):
-            self.files.check_space(missing)
-            self.study.check_tickets()
-        meet = self.processes.meeting()
         starts = [file for file in self.study.files if file.level in levels]
+        if missing := [file for file in starts if file.level not in self.entries]:
+            self.files.check_space(len(missing))
+            self.study.check_tickets(self.study.taking_part(missing))
+        meet = self.processes.meeting()
         for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
             if file.level in self.entries:
                 self.say(f"level {file.level}: has its pool already")

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,12 +72,12 @@ class Study:
             self._scores[file.level] = self.evaluator.validate(self.read_ticket(file).state)
         return self._scores[file.level]
 
-    def check_tickets(self) -> None:
-        """Report tickets whose validation accuracy is not the one in their file, before anything is built on them.
+    def check_tickets(self, files: Iterable[TicketFile]) -> None:
+        """Report those of `files` that have another validation accuracy than they tell, before anything is built on it.
 
         A difference of up to `ticket_tolerance` points is none. Files that tell no accuracy are not measured.
         """
-        for file in self.files:
+        for file in sorted({*files}, key=lambda file: file.level):
             ticket = self.read_ticket(file)
             if ticket.recorded is not None:
                 accuracy = self.score(file).accuracy
@@ -87,6 +87,10 @@ class Study:
     def candidates(self, start: TicketFile) -> list[TicketFile]:
         """The nearest other tickets, nearest first."""
         return neighbours(self.files, start, self.search_num, self.denser_num)
+
+    def taking_part(self, starts: Iterable[TicketFile]) -> list[TicketFile]:
+        """Each of `starts` and its candidates; a ticket may come more than once."""
+        return [file for start in starts for file in (start, *self.candidates(start))]
 
     def sources(self, *files: TicketFile) -> list[list]:
         """Level and digest of each of `files`: what a result from them depends on."""
