@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
@@ -149,6 +150,22 @@ def test_scripts_refuse_a_folder_in_use(fails, hold, small_tickets, tmp_path):
         flags = [*SMALL, "--checkpoint", small_tickets, "--interpolate_method", method, "--save_dir", tmp_path / method]
         hold(tmp_path / method)
         assert "is in use by process" in fails(Lottery_pools, *flags)
+
+
+@pytest.mark.parametrize("method", ["Lottery_pools", "ensemble", "linear_inter"])
+def test_whatever_a_method_writes_it_writes_while_it_has_the_folder(method, search, tmp_path, monkeypatch):
+    """Whoever comes next takes files that are half written for leftovers, and removes them."""
+    create, locked = tempfile.NamedTemporaryFile, []
+
+    def watched(*args, **kwargs):
+        if kwargs.get("dir") == tmp_path / "pools":
+            locked.append((kwargs["prefix"], (tmp_path / "pools" / folders.LOCK).exists()))
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", watched)
+    search("pools", "--interpolate_method", method, "--search_num", "1")
+    assert any(".png" in name for name, _ in locked)
+    assert [name for name, is_locked in locked if not is_locked] == []
 
 
 def test_leftovers_of_a_killed_writer_go(small_tickets, tmp_path):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils import tickets
 from utils.evaluation import total_score
-from utils.pool_tables import save_table
+from utils.pool_tables import draw, save_table
 from utils.predictions import Answers, averaged
 from utils.records import is_ensemble
 from utils.studies import Study
@@ -33,7 +33,10 @@ class EnsembleRun:
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Score the ensemble of each of `levels` that has none yet; returns all entries that are there, by level."""
         with self.study.claimed(tickets.POOLS_JSON, pools=is_ensemble) as found:
-            return self._run(levels, self._finished(found))
+            entries = self._run(levels, self._finished(found))
+            if self.study.processes.is_main:
+                draw(entries, self.study.folder)
+        return entries
 
     def _run(self, levels: Sequence[int], done: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
         study, starts = self.study, [file for file in self.study.files if file.level in levels]

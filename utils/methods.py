@@ -19,7 +19,7 @@ from utils.images import Images
 from utils.learned import GROUPS, learned
 from utils.method_names import CONNECTIVITY, DEPARTURES, ENSEMBLE, LEARNED, SEARCH, folder_name
 from utils.pool_runs import PoolRun
-from utils.pool_tables import draw, results_table
+from utils.pool_tables import results_table
 from utils.pools import Method, Rival, ema, greedy, swa
 from utils.provenance import OLDER, describe_run
 from utils.soups import average_or_soup, greedy_soup, uniform_soup
@@ -65,10 +65,7 @@ def run_method(
             if args.interpolate_method == ENSEMBLE
             else PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images, args.save_interval)
         )
-        entries = run.run(levels)
-        table = results_table(entries)
-        if processes.is_main:
-            draw(entries, study.folder)
+        table = results_table(run.run(levels))
     if processes.is_main:
         print(table, flush=True)
 

@@ -10,7 +10,7 @@ from utils import checkpoint, heat_maps, tickets
 from utils.errors import UserError
 from utils.folders import check_space
 from utils.plain_data import Shape, misfit
-from utils.pool_tables import Entry, save_table
+from utils.pool_tables import Entry, draw, save_table
 from utils.pools import Pool, Step
 from utils.provenance import refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
@@ -117,11 +117,19 @@ class PoolFiles:
     def save_table(self, entries: Mapping[int, Entry]) -> None:
         """Write `pools.json` and `pools.csv` with the starts that are done, whose `entries` are given by level."""
         if self.study.processes.is_main:
-            in_order = [entries[level] for level in sorted(entries)]
-            save_table(in_order, self.study.description, self.study.digests, self.folder)
+            save_table(_in_order(entries), self.study.description, self.study.digests, self.folder)
+
+    def draw(self, entries: Mapping[int, Entry]) -> None:
+        """Draw `accuracy.png` of all starts that are done."""
+        if self.study.processes.is_main:
+            draw(_in_order(entries), self.folder)
 
     def _sources(self, start: TicketFile) -> list[list]:
         return self.study.sources(start, *self.study.candidates(start))
+
+
+def _in_order(entries: Mapping[int, Entry]) -> list[Entry]:
+    return [entries[level] for level in sorted(entries)]
 
 
 def _damaged(path: Path, part: str, start: TicketFile) -> UserError:

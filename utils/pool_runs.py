@@ -53,9 +53,11 @@ class PoolRun:
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
         with self.study.claimed(tickets.POOLS_JSON, pools=is_plain):
-            return self._run(levels)
+            self._run(levels)
+            self.files.draw(self.entries)
+        return [self.entries[level] for level in sorted(self.entries)]
 
-    def _run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
+    def _run(self, levels: Sequence[int]) -> None:
         self.entries = self.processes.from_main(self.files.read_entries)
         starts = [file for file in self.study.files if file.level in levels]
         if missing := [file for file in starts if file.level not in self.entries]:
@@ -73,7 +75,6 @@ class PoolRun:
         for found in self.processes.gather_objects(self.entries):
             self.entries.update(found)
         self.files.save_table(self.entries)
-        return [self.entries[level] for level in sorted(self.entries)]
 
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
