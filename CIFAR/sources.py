@@ -40,7 +40,7 @@ def read_source(dataset: str, data: str | Path | None, data_url: str | None) -> 
         return _read_digits()
     if data is None:
         raise UserError(f"--data: name the {'.npz file' if dataset == 'npz' else 'folder'} to read {dataset} from")
-    path = Path(data).expanduser()
+    path = Path(data)
     return _read_npz(path) if dataset == "npz" else _read_cifar(dataset, path, data_url)
 
 

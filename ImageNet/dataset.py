@@ -57,7 +57,7 @@ class Photographs(Dataset):
             print(one_line(f"left out, cannot be read: {path} ({error})"), file=sys.stderr, flush=True)
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), UNREADABLE
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(*self.purpose, index))
+            torch.default_generator.manual_seed(derive_seed(*self.purpose, index))  # not those of GPUs, too
             return pil_to_tensor(self.transform(image)), label
 
 

@@ -119,6 +119,17 @@ def test_ticket_less_accurate_than_its_file_says_is_reported_where_it_takes_part
     )
 
 
+@pytest.mark.parametrize("flag, value", [("coefficient_search", "hump"), ("final_bn_images", 64), ("passes", 2)])
+def test_pools_older_than_a_flag_do_not_mix_with_those_made_by_it(search, flag, value):
+    path = search("pools", "--levels", "0", "--search_num", "1") / "pools.json"
+    content = json.loads(path.read_text())
+    del content["settings"][flag]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"belongs to a run with --{flag} "):
+        search("pools", "--search_num", "1", f"--{flag}", str(value))
+    search("pools", "--search_num", "1")
+
+
 def test_tickets_trained_in_this_folder_are_as_accurate_as_they_say(search, capfd):
     search("pools", "--ticket_tolerance", "0")
     assert capfd.readouterr().err == ""

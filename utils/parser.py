@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, usage=usage, formatter_class=HelpFormatter)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+        self.exit(2, one_line(f"{self.prog}: error: {message} (--help lists the flags)") + "\n")
 
 
 class Preset(argparse.Action):
@@ -143,4 +143,5 @@ def epochs_list(text: str) -> tuple[int, ...]:
 
 
 # argparse names the type in its errors.
-share.__name__, count.__name__, positive.__name__ = "share", "whole number", "positive whole number"
+count.__name__, positive.__name__ = "whole number", "positive whole number"
+nonnegative.__name__, epochs_list.__name__ = "number", "list of epochs"

@@ -32,6 +32,9 @@ FREE_FLAGS = {
 # Flags that came later, with what older files, which note none of them, were made with.
 OLDER = {
     "replicas": 1,
+    "eval_freq": 1,
+    "coefficient_search": "grid",
+    "final_bn_images": None,
     "select_by": "accuracy",
     "accept_margin": 0.0,
     "order": "nearest",

@@ -9,7 +9,7 @@ from utils import checkpoint, tickets
 from utils.errors import UserError
 from utils.method_names import ENSEMBLE, method_label, told_apart
 from utils.plain_data import is_whole, misfit
-from utils.provenance import FREE_FLAGS
+from utils.provenance import FREE_FLAGS, OLDER
 from utils.records import COMPARED, STARTS
 
 Entry = Mapping[str, Any]
@@ -94,7 +94,7 @@ def _same_ticket(first: Results, second: Results, level: int) -> bool:
 
 
 def _refuse_unlike(first: Results, other: Results) -> None:
-    flags, others = (results.described["settings"] for results in (first, other))
+    flags, others = ({**OLDER, **results.described["settings"]} for results in (first, other))
     for name in sorted((flags.keys() & others.keys()) - MAY_DIFFER):
         if flags[name] != others[name]:
             raise UserError(
