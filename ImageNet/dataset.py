@@ -235,6 +235,8 @@ class ImageFolders:
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self.workers,
             worker_init_fn=end_with_parent,
+            # They have the list of images as it is, and this process as their parent. Python 3.14 does otherwise.
+            multiprocessing_context="fork" if self.workers else None,
             pin_memory=self.device.type == "cuda",
         )
 

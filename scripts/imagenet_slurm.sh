@@ -22,13 +22,17 @@ cd "$repository/ImageNet"
 tickets=checkpoints/rewind_lt/imagenet/imagenet_resnet_50/rewind_epoch_5/seed17
 host0=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
+# A tenth of the training images to validate on, 50,000 to recalibrate on and as many to test on are 34 GB decoded.
+loading=(--cache_gb 40 -j 8)
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not take it over by itself
 everywhere() {
   srun bash -c '"$0" ../multiproc.py --nnodes "$SLURM_NNODES" --node_rank "$SLURM_NODEID" --master_addr "$1" \
     --master_port 8020 --nproc_per_node 8 "${@:2}"' "$python" "$host0" "$@"
 }
-everywhere main_imp.py "$images" --arch imagenet_resnet_50 --save_dir "$tickets" --amp --channels_last -j 8
+everywhere main_imp.py "$images" --arch imagenet_resnet_50 --save_dir "$tickets" --amp --channels_last \
+  "${loading[@]}"
 pools() {
-  everywhere Lottery_pools.py --save_dir "$tickets" "$images" --arch imagenet_resnet_50 --bn_images 50000 -j 8 \
+  everywhere Lottery_pools.py --save_dir "$tickets" "$images" --arch imagenet_resnet_50 --bn_images 50000 "${loading[@]}" \
     --interpolate_method "$@"
 }
 pools Lottery_pools

@@ -40,7 +40,7 @@ def job(tmp_path):
 JOBS = ["cifar_imp.sh", "cifar_pools.sh", "imagenet_slurm.sh"]
 ONE = {"ARCHS": "resnet20s", "DATASETS": "cifar10", "SEEDS": "1"}
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "node0"}
-SLURM |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+SLURM |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_CPUS_PER_TASK": "64"}
 
 
 @pytest.mark.parametrize("script", JOBS)

@@ -163,6 +163,8 @@ def _wanted_device(args: argparse.Namespace) -> str:
 def _tried(device: torch.device) -> torch.device:
     try:
         torch.zeros(1, device=device).cpu()
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # else threads that pin memory would take up the first GPU too
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {device} cannot be used: {reason} (auto, cpu, cuda or cuda:N)") from error

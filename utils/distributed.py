@@ -194,11 +194,10 @@ def connect(device_name: str, timeout_s: float = 600.0) -> Processes:
     """
     place = find_place(os.environ)
     device = _own_device(device_name, place)
+    on_cpu = None
     if place.world > 1:
         _end_with_launcher()
-        _join(place, device, timeout_s)
-    own_group = place.world > 1 and device.type == "cuda"
-    on_cpu = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if own_group else None
+        on_cpu = _join(place, device, timeout_s)
     return Processes(place.rank, place.world, place.local_rank, place.local_world, device, on_cpu)
 
 
@@ -222,7 +221,8 @@ def _own_device(name: str, place: Place) -> torch.device:
     return device
 
 
-def _join(place: Place, device: torch.device, timeout_s: float) -> None:
+def _join(place: Place, device: torch.device, timeout_s: float) -> dist.ProcessGroup | None:
+    """Meet the other processes; returns their group over the CPU where the default one is over GPUs."""
     timeout = timedelta(seconds=timeout_s)
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's launcher holds the store
     if place.rank > 0:
@@ -232,10 +232,11 @@ def _join(place: Place, device: torch.device, timeout_s: float) -> None:
         # A store that outlives an attempt still holds its keys.
         attempt = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         members = {"store": attempt, "rank": place.rank, "world_size": place.world, "timeout": timeout}
-        if device.type == "cuda":
-            dist.init_process_group("nccl", device_id=device, **members)
-        else:
+        if device.type != "cuda":
             dist.init_process_group("gloo", **members)
+            return None
+        dist.init_process_group("nccl", device_id=device, **members)
+        return dist.new_group(backend="gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         where = f"{place.address}:{place.port} (MASTER_ADDR:MASTER_PORT)"
         reason = str(error).splitlines()[0]
