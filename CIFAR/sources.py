@@ -40,7 +40,10 @@ def read_source(dataset: str, data: str | Path | None, data_url: str | None) -> 
         return _read_digits()
     if data is None:
         raise UserError(f"--data: name the {'.npz file' if dataset == 'npz' else 'folder'} to read {dataset} from")
-    path = Path(data)
+    try:
+        path = Path(data).expanduser()  # shells leave `--data=~/images` as it is
+    except RuntimeError as error:
+        raise UserError(f"--data {data}: there is no such home directory") from error
     return _read_npz(path) if dataset == "npz" else _read_cifar(dataset, path, data_url)
 
 

@@ -236,7 +236,7 @@ class ImageFolders:
             num_workers=self.workers,
             worker_init_fn=end_with_parent,
             # They have the list of images as it is, and this process as their parent. Python 3.14 does otherwise.
-            multiprocessing_context="fork" if self.workers else None,
+            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
             pin_memory=self.device.type == "cuda",
         )
 

@@ -271,6 +271,25 @@ def test_device_that_does_not_exist(pools_fail, imp_fails, device):
         assert_names(fail("--device", device), f"--device {device}", "auto")
 
 
+@pytest.mark.parametrize("number", ["-1", "256", "x"])
+def test_gpu_that_is_no_number_of_one(pools_fail, imp_fails, number):
+    for fail in (pools_fail, imp_fails):
+        assert_names(fail("--gpu", number), "--gpu", f"cuda:{number}")
+
+
+def test_home_directory_that_does_not_exist(pools_fail):
+    assert_names(pools_fail("--dataset", "npz", "--data", "~nobody-of-that-name/images.npz"), "--data ~nobody")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_full_disk_under_the_output():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, ROOT / "CIFAR" / "Lottery_pools.py", "--list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["Lottery_pools.py: error: cannot write the output: No space left on device"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_cuda_device(pools_fail):
     assert_names(pools_fail("--device", "cuda"), "--device cuda")
@@ -451,4 +470,4 @@ def test_interrupted_program_says_how_to_go_on(capfd):
     with pytest.raises(SystemExit) as stop:
         run_script(interrupt)
     assert stop.value.code == 130
-    assert capfd.readouterr().err.splitlines() == ["interrupted; the same command goes on from here"]
+    assert capfd.readouterr().err.splitlines() == ["interrupted; give the same command again"]

@@ -178,7 +178,7 @@ def test_scripts_stop_with_a_status_of_their_own_and_go_on(small_tickets, tmp_pa
         begin = time.monotonic()
         script.process.send_signal(signal.SIGTERM)
         status, errors = script.end()
-        assert (status, errors) == (75, "stopped by SIGTERM; the same command goes on from here\n")
+        assert (status, errors) == (75, "stopped by SIGTERM; give the same command again\n")
         assert time.monotonic() - begin < 20
     assert not list(tmp_path.rglob(".*")), "neither a lock nor a half-written file"
     record = torch.load(tmp_path / "imp" / "0checkpoint.pth.tar", weights_only=True)

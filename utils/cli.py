@@ -62,7 +62,7 @@ def add_device_flags(parser: Parser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("run")
     group.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
-        "--gpu", type=count, metavar="N", help="the same as --device cuda:N, as the published scripts spell it"
+        "--gpu", type=gpu_number, metavar="N", help="the same as --device cuda:N, as the published scripts spell it"
     )
     group.add_argument("--amp", action="store_true", help="bfloat16 arithmetic; weights and statistics stay float32")
     group.add_argument("--channels_last", action="store_true", help="lay weights out channels last, as images are")
@@ -173,9 +173,15 @@ def _tried(device: torch.device) -> torch.device:
 
 def device_name(text: str) -> str:
     """`auto`, or a device that scripts know. Torch knows more, and takes `cuda:256` for `cuda:0`."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", text):
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]|:[1-9][0-9])?", text):
         raise argparse.ArgumentTypeError(f"--device {text} is none of auto, cpu, cuda and cuda:N")
     return text
+
+
+def gpu_number(text: str) -> int:
+    """The N of a `cuda:N`."""
+    device_name(f"cuda:{text}")
+    return int(text)
 
 
 def make_network(args: argparse.Namespace, data: Images, device: torch.device) -> nn.Module:

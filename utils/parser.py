@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import errno
 import gc
 import os
 import sys
@@ -82,9 +83,9 @@ def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
             traceback.print_exc()
         sys.exit(_fail(one_line(f"{Path(sys.argv[0]).name}: error: {words}"), 2))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command goes on from here", 130))
+        sys.exit(_fail("interrupted; give the same command again", 130))
     except preemption.Preempted:
-        sys.exit(_fail("stopped by SIGTERM; the same command goes on from here", preemption.STATUS))
+        sys.exit(_fail("stopped by SIGTERM; give the same command again", preemption.STATUS))
 
 
 def _words_for_user(error: Exception) -> str | None:
@@ -93,6 +94,8 @@ def _words_for_user(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"cannot write the output: {error.strerror}"
     if isinstance(error, MemoryError) or any(mark in str(error) for mark in SHORTAGES):
         return "out of memory: try a smaller --batch_size, --jobs 1 or --amp, as far as the script has them"
     return None

@@ -1,0 +1,40 @@
+"""What decides whether two commands belong to one run."""
+
+import pytest
+
+from CIFAR import Lottery_pools, main_imp
+from ImageNet import Lottery_pools as imagenet_pools
+from ImageNet import main_imp as imagenet_imp
+from utils.errors import UserError
+from utils.provenance import FREE_FLAGS, OLDER, refuse_other_run
+
+# Of the first files there are; those of `learned` came with the method, and no file of it is older.
+ALWAYS_NOTED = {
+    *("dataset", "arch", "imagenet_arch", "val_images", "data_limit", "no_flip", "image_size", "resize", "seed"),
+    *("epochs", "lr", "momentum", "weight_decay", "warmup", "decreasing_lr", "batch_size", "amp", "channels_last"),
+    *("prune_type", "rate", "rewind_epoch", "random_prune", "bn_images", "search_num"),
+    *("interpolate_method", "interpolation_value_list", "EMA_value", "learned_steps", "learned_lr"),
+}
+NOT_NOTED = {"help", "list", "fast", "recipe"}  # stand for others, or end the program
+
+
+@pytest.mark.parametrize("script", [main_imp, Lottery_pools, imagenet_imp, imagenet_pools], ids=lambda s: s.__name__)
+def test_of_every_flag_that_decides_something_it_is_known_what_older_files_were_made_with(script):
+    flags = {action.dest for action in script.build_parser()._actions} - NOT_NOTED
+    assert flags - FREE_FLAGS <= ALWAYS_NOTED | set(OLDER)
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_what_is_older_than_a_flag_is_of_its_default(name, tmp_path):
+    refuse_other_run({}, {name: OLDER[name]}, tmp_path)
+    refuse_other_run({name: "other"}, {name: "other"}, tmp_path)
+    with pytest.raises(UserError, match=f"--{name}"):
+        refuse_other_run({}, {name: "other"}, tmp_path)
+
+
+@pytest.mark.parametrize("script", [main_imp, Lottery_pools, imagenet_imp, imagenet_pools], ids=lambda s: s.__name__)
+def test_defaults_are_those_of_older_files(script):
+    defaults = {action.dest: action.default for action in script.build_parser()._actions}
+    assert {name: defaults[name] for name in OLDER if name in defaults} == {
+        name: value for name, value in OLDER.items() if name in defaults
+    }
