@@ -73,7 +73,7 @@ class Study:
         return self._scores[file.level]
 
     def check_tickets(self, files: Iterable[TicketFile]) -> None:
-        """Report those of `files` that have another validation accuracy than they tell, before anything is built on them.
+        """Report those of `files` with another validation accuracy than they tell, before anything is built on them.
 
         A difference of up to `ticket_tolerance` points is none. Files that tell no accuracy are not measured.
         """
