@@ -248,7 +248,7 @@ class ImageFolders:
         left_out, left_in = 0, 0
         for images, labels in batches:
             readable = labels != UNREADABLE
-            if not readable.all():  # else no copy, which would leave the pinned memory
+            if not readable.all():  # else no copy
                 left_out += int((~readable).sum())
                 images, labels = images[readable], labels[readable]
             if len(labels) < fewest:
@@ -258,6 +258,8 @@ class ImageFolders:
             if len(labels) == 0:
                 continue
             left_in += len(labels)
+            if self.device.type == "cuda":  # other memory could not be copied from while the GPU is at work
+                images, labels = images.pin_memory(), labels.pin_memory()
             images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             yield images.to(memory_format=torch.channels_last).float().div_(255), labels
         if left_out and not left_in and self.part.world == 1:

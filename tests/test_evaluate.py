@@ -532,7 +532,7 @@ def test_ensembles_of_no_ticket(evaluation_fails, ensembles):
     content = json.loads((ensembles / "pools.json").read_text())
     content["pools"][1]["tickets"] = []
     (ensembles / "pools.json").write_text(json.dumps(content))
-    assert "ensemble of level 1 has no tickets" in evaluation_fails(ensembles, "--score")
+    assert "is no list of ensembles: pools[1].tickets is missing or odd" in evaluation_fails(ensembles, "--score")
 
 
 def test_ensembles_of_a_ticket_that_is_gone(evaluation_fails, run, ensembles):

@@ -315,7 +315,7 @@ def test_a_loss_that_diverges_is_said():
 @pytest.mark.parametrize("amp", [False, True])
 def test_loss_and_gradient_on_validation_images_are_those_of_plain_autograd(amp, monkeypatch):
     monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
-    data = load_data("digits", None, "cpu", val_images=1201, data_limit=1400)  # three batches, the last of them odd
+    data = load_data("digits", None, "cpu", val_images=1201, data_limit=1400)  # the last batches are smaller
     net = models.build("cifar_resnet_8_4", len(data.classes), data.mean, data.std)
     evaluator = Evaluator("cifar_resnet_8_4", [net], data, 64, amp=amp)
     state = {name: value.clone() for name, value in net.state_dict().items()}

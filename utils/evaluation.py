@@ -166,7 +166,7 @@ class Evaluator:
             parameters = dict(net.named_parameters())
             gradients = {name: torch.zeros_like(value) for name, value in parameters.items()}
             images, loss_sum = 0, torch.zeros((), dtype=torch.float64, device=self.device)
-            for inputs, labels in self.workers.watched(self.data.eval_batches("val")):
+            for inputs, labels in self.workers.watched(self.data.eval_batches("val", self.batch_size)):
                 # Labels that were decoded while networks were scored are not for autograd to keep; a copy is.
                 loss = cross_entropy(net(inputs).float(), labels.clone(), reduction="sum")
                 found = torch.autograd.grad(loss, [*parameters.values()])

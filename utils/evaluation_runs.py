@@ -158,8 +158,8 @@ def _notes(scores: Sequence[Scored], corrupted: CorruptedImages | None) -> list[
             f"no density, and so no place in {tickets.COMPARISON_PLOT}, for {len(unknown)} files that hold no mask: "
             f"{_paths(unknown)}"
         )
-    if most := max(len(scored.states) for scored in scores) - 1:
-        notes.append(f"ensembles have no network of their own: for every image up to {most + 1} networks run")
+    if (most := max(len(scored.states) for scored in scores)) > 1:
+        notes.append(f"ensembles have no network of their own: for every image up to {most} networks run")
     if corrupted:
         notes.append(f"corrupted: mean over five severities of {counted(corrupted.names)}")
     return notes

@@ -99,8 +99,6 @@ def _ensembles(results: Results) -> list[NetworkFile]:
     files = {file.level: file for file in tickets.find_tickets(beside)}
     found = []
     for level, entry in results.entries.items():
-        if not entry["tickets"]:
-            raise UserError(f"{results.path} is damaged: the ensemble of level {level} has no tickets")
         missing = [member for member, _ in entry["tickets"] if member not in files]
         if missing:
             raise UserError(f"{results.path}: the ensemble of level {level} needs a ticket of level {missing[0]}")
@@ -115,10 +113,10 @@ def _pool(path: Path, content: object) -> NetworkFile:
         raise UserError(f"{path} is no pool of Lottery_pools.py: {odd} is missing or odd")
     level, density = content["recipe"]["level"], content["recipe"]["density"]
     try:
-        label, start = method_label(content["settings"]), content["tickets"][0][1]
-    except (KeyError, IndexError) as error:
-        raise UserError(f"{path} is no pool of Lottery_pools.py: {error} is missing or odd") from error
-    return NetworkFile(label, level, TicketFile(level, path), density, start)
+        label = method_label(content["settings"])
+    except KeyError as error:
+        raise UserError(f"{path} is no pool of Lottery_pools.py: {error} is no method") from error
+    return NetworkFile(label, level, TicketFile(level, path), density, start=content["tickets"][0][1])
 
 
 def _single(path: Path) -> NetworkFile:

@@ -64,8 +64,16 @@ def is_recipe(value: Any) -> bool:
     return is_plain(value) and not misfit(value, RECIPE) and value.keys() == RECIPE.keys()
 
 
-# The tickets of a result, the start first: level and digest of each.
-STARTS = {"tickets": [lambda pair: type(pair) is list and len(pair) == 2 and is_whole(pair[0]) and is_text(pair[1])]}
+def _are_tickets(value: Any) -> bool:
+    """Level and digest of each ticket of a result, the start first."""
+    return type(value) is list and value != [] and all(map(_is_ticket, value))
+
+
+def _is_ticket(pair: Any) -> bool:
+    return type(pair) is list and len(pair) == 2 and is_whole(pair[0]) and is_text(pair[1])
+
+
+STARTS = {"tickets": _are_tickets}
 
 ENSEMBLE = {
     **{name: shape for name, shape in RECIPE.items() if name != "checkpoint"},

@@ -163,8 +163,7 @@ def is_replica(folder: Path) -> bool:
 
 
 def _published_tickets(folder: Path) -> list[TicketFile]:
-    names = [(re.match(r"\d+", path.name), path) for path in folder.glob("*model_SA_best*")]
-    return [TicketFile(int(number.group()), path) for number, path in names if number]
+    return [file for path in folder.glob("*model_SA_best*") if (file := ticket_of_file(path))]
 
 
 def _openlth_tickets(folder: Path) -> list[TicketFile]:
