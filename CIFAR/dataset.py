@@ -184,8 +184,6 @@ def load_data(
 
     Raises UserError for data that cannot be had or read, and for counts that do not fit it.
     """
-    if data_limit < 0:
-        raise UserError(f"--data_limit {data_limit}: give a number of images, or 0 for all of them")
     *parts, classes = read_source(dataset, data, data_url)
     train, test = (Split(*part) for part in parts)
     if data_limit:

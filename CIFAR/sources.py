@@ -34,12 +34,8 @@ def read_source(dataset: str, data: str | Path | None, data_url: str | None) -> 
     `data_url` is the address to fetch a CIFAR archive from instead of the usual one. UserError for data that cannot be
     had or read.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"--dataset {dataset}: choose one of {', '.join(DATASETS)}")
     if dataset == "digits":
         return _read_digits()
-    if data is None:
-        raise UserError(f"--data: name the {'.npz file' if dataset == 'npz' else 'folder'} to read {dataset} from")
     try:
         path = Path(data).expanduser()  # shells leave `--data=~/images` as it is
     except RuntimeError as error:

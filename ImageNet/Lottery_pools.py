@@ -28,9 +28,8 @@ def build_parser() -> Parser:
     add_data_flags(parser)
     cli.add_network_flags(parser)
     cli.add_run_flags(parser)
-    cli.add_process_flags(parser)
     cli.add_unused_flags(parser, workers=False)
-    parser.add_argument(
+    cli.add_process_flags(parser).add_argument(
         "--parallel", choices=("data", "starts"), default="data", help="split the images, or the starting tickets"
     )
     parser.set_defaults(**PAPER, batch_size=256)

@@ -23,13 +23,13 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
+from models.normalize import IMAGENET_MEAN, IMAGENET_STD
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError, one_line
 from utils.images import Batch
 from utils.preemption import Preempted, end_with_parent, held_back, is_asked
 from utils.randomness import derive_seed, generator
 
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 # Those of the files that `ImageFolder` lists. Pillow knows many more by their content, and runs programs for some.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 LONGEST_RATIO = 100  # of an image's sides: the shorter one is resized to a fixed length
@@ -90,7 +90,7 @@ class ImageFolders:
     is kept decoded, at most `cache_gb` GB a host, in any case. `seed` selects the images of recalibration.
     """
 
-    mean, std = MEAN, STD
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The flags that say which images a script of this folder works on, and the defaults of the paper's ImageNet runs."""
 
 import argparse
+import os
 from pathlib import Path
 
 from ImageNet.dataset import ImageFolders
@@ -8,6 +9,7 @@ from utils.cli import add_list_flag
 from utils.distributed import Processes
 from utils.errors import UserError
 from utils.parser import Parser, count, nonnegative, positive
+from utils.places import own_cores
 
 PAPER = {"arch": "imagenet_resnet_18", "seed": 17, "rewind_epoch": 5}
 
@@ -31,7 +33,11 @@ def add_data_flags(parser: Parser, data_flag: str = "data") -> None:
     )
     group.add_argument("--data_limit", type=count, default=0, metavar="N", help="use N images of each split; 0: all")
     group.add_argument(
-        "--workers", "-j", type=count, default=4, metavar="N", help="processes that decode, for each rank"
+        "--workers",
+        "-j",
+        type=count,
+        metavar="N",
+        help="processes that decode, for each rank; default: 4, or one a core",
     )
     group.add_argument(
         "--cache_gb", type=nonnegative, default=16.0, metavar="GB", help="memory on each host for images kept decoded"
@@ -52,8 +58,13 @@ def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: 
         resize=resize,
         val_images=args.val_images,
         data_limit=args.data_limit,
-        workers=args.workers,
+        workers=_workers(processes) if args.workers is None else args.workers,
         cache_gb=args.cache_gb,
         seed=args.seed,
         split_work=split_work,
     )
+
+
+def _workers(processes: Processes) -> int:
+    """Four, unless that is more than a rank has cores, of which torch warns: Slurm may have given each its own."""
+    return max(1, min(4, own_cores(), (os.cpu_count() or 1) // processes.local_world))

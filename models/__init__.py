@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models import openlth, resnet, resnet_cifar, vgg
-from models.normalize import normalize_first
+from models.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize_first
 from utils.errors import UserError
 
 _FIXED = {arch: family for family in (resnet_cifar, resnet, vgg) for arch in family.ARCHS}
@@ -29,14 +29,14 @@ def build(
 ) -> nn.Module:
     """A freshly initialised network: float images (N, 3, H, W) from 0 to 1, to logits (N, `classes`).
 
-    It first normalises its images with `mean` and `std`, three numbers each. OpenLTH's networks use the statistics that
-    OpenLTH does, whatever is passed, and its `imagenet_resnet` has 1,000 outputs. A network that cannot take images of
-    every size has an attribute `smallest_image` (height and width in pixels). Raises `UserError` if no network is
-    called `arch`, or if the ImageNet stem is asked of one that has no choice of stems (all but `resnet`).
+    It first normalises its images with `mean` and `std`, three numbers each. OpenLTH's networks use ImageNet's
+    statistics, as OpenLTH does for every data set, and its `imagenet_resnet` has 1,000 outputs. A network that cannot
+    take images of every size has an attribute `smallest_image` (height and width in pixels). Raises `UserError` if no
+    network is called `arch`, or if the ImageNet stem is asked of one that has no choice of stems (all but `resnet`).
     """
     family = _family(arch, imagenet_stem)
     net = resnet.build(arch, classes, imagenet_stem) if family is resnet else family.build(arch, classes)
-    return normalize_first(net, *((openlth.MEAN, openlth.STD) if family is openlth else (mean, std)))
+    return normalize_first(net, *((IMAGENET_MEAN, IMAGENET_STD) if family is openlth else (mean, std)))
 
 
 def _family(arch: str, imagenet_stem: bool) -> ModuleType:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of its pixels in 0..1, by channel
+
 
 class Normalize(nn.Module):
     """Subtracts a mean from each colour channel and divides by a standard deviation.

@@ -16,9 +16,6 @@ from models.vgg import LAYERS
 from models.widths import FULL_WIDTH
 from utils.errors import UserError
 
-# OpenLTH normalises every data set with ImageNet's statistics.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
 
 _DEPTHS = {

@@ -212,7 +212,7 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
     pools = folder / "pools" / tickets.POOLS_JSON
 
     def finished() -> None:
-        run.files.save_table(run.files.read_entries())
+        run.files.save_table(run.files.read_entries([1]))
 
     def unfinished() -> Any:
         pool = run.files.read_unfinished(start, ticket, [file.level for file in run.study.candidates(start)])

@@ -170,11 +170,20 @@ def test_damaged_file_is_named(tmp_path, damaged):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize("start", [b"%PDF-1.4\n", b"\x89PNG\r\n\x1a\n", b"level,density\n", b"{", b"\x93NUMPY"])
+def test_files_of_other_programs_are_told_from_checkpoints(tmp_path, start):
+    """A shell's `pools/*` names pictures and tables too."""
+    path = tmp_path / "other"
+    path.write_bytes(start + bytes(200))
+    with pytest.raises(UserError, match=r"other: it is no file of torch\.save$"):
+        checkpoint.load(path)
+
+
 def test_text_is_no_checkpoint_whatever_it_begins_with(tmp_path):
     path = tmp_path / "notes.txt"
-    for first in range(32, 127):  # a pickle's commands are letters, so each letter is misread in its own way
+    for first in range(32, 127):  # each is a command of a pickle, or none
         path.write_text(f"{chr(first)}uite some notes.\n")
-        with pytest.raises(UserError, match=r"notes\.txt"):
+        with pytest.raises(UserError, match=r"notes\.txt: it is no file of torch\.save$"):
             checkpoint.load(path)
 
 

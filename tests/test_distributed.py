@@ -59,7 +59,6 @@ with connect(device_name, float(timeout_s)) as processes:
             processes.barrier()
         except RuntimeError:
             print(f"{rank} waited {time.monotonic() - start:.0f} s", flush=True)
-            processes.close()
             sys.exit(9)
 """
 
@@ -131,6 +130,11 @@ def test_auto_is_cuda_where_there_is_one(device, gpu, wanted, monkeypatch):
     for is_there, expected in ((True, wanted), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda is_there=is_there: is_there)
         assert cli._wanted_device(args) == expected
+
+
+def test_gpu_of_a_device_without_a_number():
+    assert cli._wanted_device(Namespace(device="cuda", gpu=1)) == "cuda:1"
+    assert cli._wanted_device(Namespace(device="cuda:0", gpu=1)) == "cuda:0"
 
 
 def test_devices(monkeypatch):

@@ -176,6 +176,14 @@ def test_the_pictures_of_a_search_are_not_those_of_a_comparison(run, monkeypatch
     assert (run / "pools/accuracy.png").exists() and (run / "pools/report.html").exists()
 
 
+@pytest.mark.parametrize("flags", [(), ("--score",)])
+def test_the_pictures_of_a_search_are_not_replaced_by_save_dir(evaluation_fails, run, flags):
+    pools = run / "pools/interpolate_swa"
+    before = snapshot(pools)
+    assert f"--save_dir {pools} holds pools" in evaluation_fails(pools, "--save_dir", pools, *flags)
+    assert snapshot(pools) == before
+
+
 # What is scored
 
 
@@ -519,6 +527,11 @@ def test_ensembles_of_tickets_that_are_not_known(evaluation_fails, ensembles, tm
     assert str(elsewhere) in evaluation_fails(elsewhere, "--score")
 
 
+def test_a_folder_of_folders_of_pools_names_these(evaluation_fails, run):
+    below = ", ".join(str(run / "pools" / name) for name in ("Lottery_pools_0.5", "interpolate_swa"))
+    assert f"pools are in {below}" in evaluation_fails(run / "pools")
+
+
 def test_lines_between_tickets_are_no_networks(evaluation_fails, run, tmp_path):
     """Whoever names pools/* names them too."""
     lines = run / "pools" / "linear_inter_0.5"
@@ -603,10 +616,10 @@ def test_images_none_of_which_can_be_read(run, monkeypatch):
     _, evaluator = digits_evaluator()
     scores = read_networks(find_networks([run]), evaluator)
     with pytest.raises(UserError, match="no image of fog, severity 1"):
-        score_networks(scores, evaluator, 50, Nothing(), lambda line: None)
+        score_networks(scores, evaluator, Nothing(), lambda line: None)
     monkeypatch.setattr(evaluator.data, "eval_batches", lambda *_: iter(()))
     with pytest.raises(UserError, match="--data: none of the test images"):
-        score_networks(scores, evaluator, 50, None, lambda line: None)
+        score_networks(scores, evaluator, None, lambda line: None)
 
 
 def test_folder_that_cannot_be_written(evaluation_fails, run, tmp_path):

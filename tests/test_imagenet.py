@@ -265,6 +265,26 @@ def test_class_in_one_split_only(tmp_path):
         images_of(folder)
 
 
+@pytest.mark.parametrize(
+    "flags, own, machine, local_world, workers",
+    [
+        ([], 64, 64, 8, 4),
+        ([], 2, 64, 1, 2),  # a container of two cores
+        ([], 8, 64, 8, 4),  # eight tasks of Slurm with eight cores each
+        ([], 4, 4, 8, 1),
+        (["-j", "32"], 2, 2, 1, 32),
+        (["-j", "0"], 2, 2, 1, 0),
+    ],
+)
+def test_photographs_are_decoded_by_as_many_workers_as_there_are_cores_for(
+    photographs, monkeypatch, flags, own, machine, local_world, workers
+):
+    monkeypatch.setattr("ImageNet.flags.own_cores", lambda: own)
+    monkeypatch.setattr("os.cpu_count", lambda: machine)
+    args = main_imp.build_parser().parse_args([str(photographs), *flags])
+    assert data_from_flags(args, Processes(local_world=local_world)).workers == workers
+
+
 def test_published_command_means_what_it_meant(photographs):
     command = (
         "--save_dir tickets data --interpolation_value_list 0.5 --seed 17 --master_port 8020 -j32 -p 500 "

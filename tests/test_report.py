@@ -145,7 +145,9 @@ def test_training_curves_are_drawn_and_named(tmp_path, figures, epochs):
 
 def test_training_curves_of_a_rewound_level_begin_after_its_rewind_epoch(tmp_path, figures):
     report.plot_curves({"val": [1.0, 2.0]}, tmp_path / "1net_train.png", first_epoch=9)
-    assert list(figures[0].axes[0].lines[0].get_xdata()) == [10, 11]
+    (axes,) = figures[0].axes
+    assert list(axes.lines[0].get_xdata()) == [10, 11]
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 @pytest.mark.parametrize("pairs", [1, 18])

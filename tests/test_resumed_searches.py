@@ -273,6 +273,19 @@ def test_a_start_whose_candidate_changed_is_searched_again(small_tickets):
     assert before[0]["steps"][0]["scores"] != after[0]["steps"][0]["scores"]
 
 
+def test_pools_of_other_tickets_are_named_and_only_those_asked_for_are_made_again(search, small_tickets, capfd):
+    search("pools")
+    change_ticket(small_tickets, 1)
+    capfd.readouterr()
+    folder = search("pools", "--levels", "0")
+    log = capfd.readouterr().out
+    assert "level 0: 0pool.pth.tar is of other tickets, searching again" in log
+    assert "level 2: 2pool.pth.tar is of other tickets, left out until --levels names it" in log
+    assert [entry["level"] for entry in pools_json(folder)["pools"]] == [0]
+    search("pools")
+    assert [entry["level"] for entry in pools_json(folder)["pools"]] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("method", ["Lottery_pools", "uniform_soup", "ensemble", "linear_inter"])
 def test_a_ticket_that_is_replaced_while_it_is_in_use_is_noticed(fails, small_tickets, monkeypatch, method):
     def validate_and_replace(*args):

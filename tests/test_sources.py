@@ -183,7 +183,6 @@ def test_npz_with_wrong_classes(tmp_path, classes, words):
 def test_npz_that_is_something_else(tmp_path):
     assert_refused("npz", tmp_path / "missing.npz", "missing.npz", "No such file", "--data")
     assert_refused("npz", tmp_path, str(tmp_path), "directory", "--data")
-    assert_refused("npz", None, "--data", ".npz")
     other = tmp_path / "other.npz"
     for content in (b"", b"some text", pickle.dumps([1, 2])):
         other.write_bytes(content)
@@ -401,7 +400,6 @@ def test_cifar_from_what_is_no_folder_or_address(tmp_path, cifar):
     dataset = cifar[0]
     (tmp_path / "file").write_text("")
     assert_refused(dataset, tmp_path / "file", "--data", "is a file")
-    assert_refused(dataset, None, "--data", "folder")
     for address in ("file:///tmp/copy.tar.gz", "mirror.example/copy.tar.gz"):
         assert_refused(dataset, tmp_path, f"--data_url {address}", "http://", data_url=address)
     assert_refused(dataset, tmp_path, "--data_url", data_url="http://[::1/copy.tar.gz")

@@ -46,7 +46,11 @@ def add_run_flags(parser: Parser) -> None:
         "--seed", type=count, default=41, metavar="S", help="initialisation, order of images, augmentation"
     )
     group.add_argument(
-        "--batch_size", type=positive, default=128, metavar="N", help="images a batch in training and recalibration"
+        "--batch_size",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="images a batch when training and recalibrating, and in `learned`",
     )
     group.add_argument(
         "--save_interval",
@@ -62,7 +66,7 @@ def add_device_flags(parser: Parser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("run")
     group.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument(
-        "--gpu", type=gpu_number, metavar="N", help="the same as --device cuda:N, as the published scripts spell it"
+        "--gpu", type=gpu_number, metavar="N", help="which GPU, as the published scripts spell it; of no use on a CPU"
     )
     group.add_argument("--amp", action="store_true", help="bfloat16 arithmetic; weights and statistics stay float32")
     group.add_argument("--channels_last", action="store_true", help="lay weights out channels last, as images are")
@@ -87,11 +91,13 @@ def add_unused_flags(parser: Parser, workers: bool = True) -> None:
         add("--workers", "-j", help="images are in memory, nothing loads them")
 
 
-def add_process_flags(parser: Parser) -> None:
+def add_process_flags(parser: Parser) -> argparse._ArgumentGroup:
+    """The flags of scripts for several processes; returns their group."""
     group = parser.add_argument_group("processes")
     group.add_argument(
         "--timeout", type=positive, default=600, metavar="S", help="seconds to wait for a silent process"
     )
+    return group
 
 
 def add_evaluation_flags(parser: Parser, corruptions: str) -> None:
@@ -152,12 +158,11 @@ def _set_up(args: argparse.Namespace) -> None:
 
 
 def _wanted_device(args: argparse.Namespace) -> str:
-    """`cpu`, `cuda` or `cuda:N`, as --device or --gpu has it; `auto` is CUDA where there is one."""
-    if args.device != "auto":
-        return args.device
-    if not torch.cuda.is_available():
-        return "cpu"
-    return "cuda" if args.gpu is None else f"cuda:{args.gpu}"
+    """`cpu`, `cuda` or `cuda:N`, as --device and --gpu have it; `auto` is CUDA where there is one."""
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{args.gpu}" if device == "cuda" and args.gpu is not None else device
 
 
 def _tried(device: torch.device) -> torch.device:
@@ -173,8 +178,8 @@ def _tried(device: torch.device) -> torch.device:
 
 def device_name(text: str) -> str:
     """`auto`, or a device that scripts know. Torch knows more, and takes `cuda:256` for `cuda:0`."""
-    if not re.fullmatch("auto|cpu|cuda(:[0-9]|:[1-9][0-9])?", text):
-        raise argparse.ArgumentTypeError(f"--device {text} is none of auto, cpu, cuda and cuda:N")
+    if not re.fullmatch("auto|cpu|cuda(:[1-9]?[0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text} is none of auto, cpu, cuda and cuda:N")
     return text
 
 
@@ -200,10 +205,9 @@ def make_network(args: argparse.Namespace, data: Images, device: torch.device) -
 
 
 def make_networks(args: argparse.Namespace, data: Images, device: torch.device, at_once: int) -> list[nn.Module]:
-    """As many networks as --jobs says; by default as a CPU has threads for those that can be worked on `at_once`."""
-    cpu = min(torch.get_num_threads(), at_once)
-    jobs = args.jobs or (cpu if device.type == "cpu" else 1)
-    return [make_network(args, data, device) for _ in range(jobs)]
+    """As many networks as --jobs says; by default one on a GPU, on a CPU one a thread, but no more than `at_once`."""
+    by_default = min(torch.get_num_threads(), at_once) if device.type == "cpu" else 1
+    return [make_network(args, data, device) for _ in range(args.jobs or by_default)]
 
 
 def announcer(args: argparse.Namespace, processes: Processes = SINGLE) -> Callable[[str], None]:

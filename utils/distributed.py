@@ -159,11 +159,6 @@ class Processes:
             for buffer, total in zip(buffers, sums.split([buffer.numel() for buffer in buffers]), strict=True):
                 buffer.copy_((total / self.world).view_as(buffer))
 
-    def close(self) -> None:
-        """Leave the process group."""
-        if self.world > 1 and dist.is_initialized():
-            dist.destroy_process_group()
-
     def __enter__(self) -> "Processes":
         return self
 
@@ -176,8 +171,9 @@ class Processes:
             _report(error)
         if isinstance(error, RuntimeError):
             _let_the_cause_speak()
+        # After an error NCCL would wait here for the others; the end of the process aborts it.
         if error is None or self.device.type != "cuda":
-            self.close()  # After an error NCCL would wait here for the others; the end of the process aborts it.
+            dist.destroy_process_group()
         if _is_loss(error):
             raise RuntimeError(f"rank {self.rank} lost another rank, or waited for it longer than --timeout") from error
 

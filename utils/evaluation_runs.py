@@ -12,6 +12,7 @@ from utils import checkpoint, report, score_tables, tickets
 from utils.comparison import compare, notes_on
 from utils.corruptions import CorruptedImages, counted
 from utils.distributed import SINGLE, Processes
+from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
 from utils.folders import check_folder
 from utils.images import Images
@@ -88,7 +89,7 @@ def evaluate_networks(
     scores = read_networks(networks, evaluator)
     if processes.is_main:
         check_folder(folder)
-    score_networks(scores, evaluator, args.batch_size, corrupted, say)
+    score_networks(scores, evaluator, corrupted, say)
     if not processes.is_main:
         return
     description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
@@ -100,9 +101,11 @@ def evaluate_networks(
 def _results_folder(args: argparse.Namespace) -> Path:
     """Beside what was named first; of a folder of tickets, in it; of a pool or a `pools.json`, beside their folder.
 
-    Never in a folder of pools, whose `accuracy.png` is that of its search.
+    Never in a folder of pools, whose `accuracy.png` is that of its search: UserError where --save_dir names one.
     """
     if args.save_dir:
+        if holds_pools(args.save_dir):
+            raise UserError(f"--save_dir {args.save_dir} holds pools and their accuracy.png: name another folder")
         return args.save_dir
     first = args.paths[0]
     folder = first if first.is_dir() else first.parent

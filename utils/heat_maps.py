@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils import figures
-from utils.figures import COLUMN, PAGE, in_print
+from utils.figures import COLORS, COLUMN, PAGE, in_print
 
-COLOURS = "cividis"  # as dark as it is blue, for every kind of eye and in grey
-# What marks the best coefficient, by whether it was accepted: of a colour that COLOURS has not, with an edge.
+COLOUR_MAP = "cividis"  # as dark as it is blue, for every kind of eye and in grey
+# What marks the best coefficient, by whether it was accepted: of a colour that COLOUR_MAP has not, with an edge.
 MARKS = {
-    True: {"marker": "o", "ms": 5, "mfc": "#D55E00", "mec": "white", "mew": 0.7, "label": "accepted"},
-    False: {"marker": "X", "ms": 5, "mfc": "white", "mec": "#D55E00", "mew": 0.7, "label": "best, but rejected"},
+    True: {"marker": "o", "ms": 5, "mfc": COLORS[1], "mec": "white", "mew": 0.7, "label": "accepted"},
+    False: {"marker": "X", "ms": 5, "mfc": "white", "mec": COLORS[1], "mew": 0.7, "label": "best, but rejected"},
 }
 
 SCORE_LABELS = {"accuracy": "validation accuracy (%)", "loss": "−validation loss (nats)"}
@@ -30,8 +30,8 @@ def plot_search(entry: Mapping[str, Any], path: Path, select_by: str = "accuracy
 
     `entry` is one of a `pools.json` whose scores are those of `select_by`, of SCORE_LABELS. A dot marks the coefficient
     by which a candidate became part of the pool, a cross the best one of a candidate that was rejected. Coefficients
-    without a score are hatched. The colours end where the median score is in their middle: what is further below has
-    the last one.
+    without a score are hatched. The colours run from the best score down to as far below the median as the best is
+    above it; lower scores have the last colour.
     """
     steps = [step for step in entry["steps"] if step["candidate"] != entry["level"]]  # without --even_out's, at 0 alone
     coefficients = sorted({coefficient for step in steps for coefficient in step["coefficients"]})
@@ -104,7 +104,7 @@ def _write_values(axes: Axes, matrix: Sequence[Sequence[float | None]], highest:
 def _draw_matrix(axes: Axes, matrix: Sequence[Sequence[float | None]], scale: Normalize):
     """Cells coloured by value, hatched where there is none."""
     values = [[math.nan if value is None else value for value in row] for row in matrix]
-    image = axes.imshow(values, COLOURS, scale, aspect="auto", interpolation="nearest")
+    image = axes.imshow(values, COLOUR_MAP, scale, aspect="auto", interpolation="nearest")
     for row, cells in enumerate(matrix):
         for column, value in enumerate(cells):
             if value is None:

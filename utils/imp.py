@@ -15,9 +15,9 @@ from typing import NoReturn
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from utils import report
+from utils.bars import progress_bar
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Score, autocast, evaluate
@@ -268,16 +268,9 @@ class ImpRun:
         rates = (settings.schedule.learning_rate(epoch, step, steps) for step in range(first, steps))
         purpose = (settings.seed, "train", level, epoch, *(("replica", settings.replica) if settings.replica else ()))
         batches = self.data.train_batches(settings.batch_size, *purpose, first=first)
-        quiet = None if self.processes.is_main else True  # None: no bar without a terminal
-        bar = tqdm(
-            self._until_stopped(batches, progress, sums),
-            f"{self._title(level)} epoch {epoch + 1}",
-            steps,
-            initial=first,
-            leave=False,
-            disable=quiet,
-            unit="batch",
-        )
+        watched = self._until_stopped(batches, progress, sums)
+        title = f"{self._title(level)} epoch {epoch + 1}"
+        bar = progress_bar(self.processes, title, steps, "batch", watched, initial=first)
         mask = progress.mask if level > 0 else None
         train_epoch(self.net, self.optimizer, bar, rates, mask, settings.amp, self.forward, sums)
         return self._combine_processes(progress, sums)
@@ -291,7 +284,10 @@ class ImpRun:
             yield batch
 
     def _combine_processes(self, progress: Snapshot, sums: EpochSums) -> Score:
-        """Bring together what the processes have of this pass, as far as it has come."""
+        """Bring together what the processes have of this pass, as far as it has come.
+
+        Within an epoch that averages batch-norm statistics once more than usual, which changes their rounding.
+        """
         score = sums.total(self.processes)
         self.processes.average_buffers_(self.net)
         progress.underway = {"batches": sums.batches, **vars(score)}

@@ -26,7 +26,7 @@ METHODS = {
     ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
     CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
 }
-# Flags that depart from the paper, all later ones, and the methods that heed them.
+# The flags that depart from the paper, each with the methods that heed it; OLDER has their defaults.
 DEPARTURES = {
     "select_by": (SEARCH, "greedy_soup", "average_or_soup"),
     **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
@@ -83,7 +83,7 @@ def folder_name(settings: Mapping[str, Any]) -> str:
     name, values = settings["interpolate_method"], settings["interpolation_value_list"]
     if name == "interpolate_ema":
         name = f"{name}_{settings['EMA_value']:g}"
-    elif name not in LABELS and values != list(PAPER_COEFFICIENTS):
+    elif name in (SEARCH, CONNECTIVITY) and values != list(PAPER_COEFFICIENTS):  # the two that have coefficients
         listed = "_".join(f"{value:g}" for value in values)
         if len(listed) > LONGEST_LIST:
             listed = f"{len(values)}_coefficients_{hashlib.blake2b(listed.encode(), digest_size=4).hexdigest()}"

@@ -59,12 +59,10 @@ def run_method(
     study = _study(args, source, files, nets, data, say, processes)
     if args.interpolate_method == CONNECTIVITY:
         table = barrier_table(ConnectivityRun(study, args.pairs).run(args.interpolation_value_list, levels))
+    elif args.interpolate_method == ENSEMBLE:
+        table = results_table(EnsembleRun(study).run(levels))
     else:
-        run = (
-            EnsembleRun(study)
-            if args.interpolate_method == ENSEMBLE
-            else PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images, args.save_interval)
-        )
+        run = PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images, args.save_interval)
         table = results_table(run.run(levels))
     if processes.is_main:
         print(table, flush=True)

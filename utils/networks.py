@@ -7,9 +7,9 @@ from pathlib import Path
 
 from utils import checkpoint, tickets
 from utils.errors import UserError
-from utils.method_names import TICKET, method_label, told_apart
+from utils.method_names import TICKET, told_apart
 from utils.plain_data import misfit
-from utils.recorded import Results, read_results
+from utils.recorded import Results, label_of, read_results
 from utils.records import POOL
 from utils.tickets import TicketFile
 
@@ -66,7 +66,9 @@ def _networks_in(path: Path) -> list[NetworkFile]:
     try:
         return _tickets(path)
     except UserError as error:
-        raise UserError(f"{error}; nor is there a {path / tickets.POOLS_JSON}") from error
+        below = ", ".join(str(pools.parent) for pools in sorted(path.glob(f"*/{tickets.POOLS_JSON}")))
+        hint = f"; pools are in {below}" if below else ""
+        raise UserError(f"{error}; nor is there a {path / tickets.POOLS_JSON}{hint}") from error
 
 
 def _tickets(folder: Path) -> list[NetworkFile]:
@@ -111,12 +113,8 @@ def _ensembles(results: Results) -> list[NetworkFile]:
 def _pool(path: Path, content: object) -> NetworkFile:
     if odd := misfit(content, POOL):
         raise UserError(f"{path} is no pool of Lottery_pools.py: {odd} is missing or odd")
-    level, density = content["recipe"]["level"], content["recipe"]["density"]
-    try:
-        label = method_label(content["settings"])
-    except KeyError as error:
-        raise UserError(f"{path} is no pool of Lottery_pools.py: {error} is no method") from error
-    return NetworkFile(label, level, TicketFile(level, path), density, start=content["tickets"][0][1])
+    level, density, start = content["recipe"]["level"], content["recipe"]["density"], content["tickets"][0][1]
+    return NetworkFile(label_of(content["settings"], path), level, TicketFile(level, path), density, start)
 
 
 def _single(path: Path) -> NetworkFile:

@@ -1,5 +1,6 @@
 """Which of several processes this one is, as the environment of torchrun or of Slurm tells it."""
 
+import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -21,6 +22,11 @@ class Place:
     local_world: int = 1
     address: str = ""
     port: int = 0
+
+
+def own_cores() -> int:
+    """On how many CPU cores this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_place(env: Mapping[str, str]) -> Place:

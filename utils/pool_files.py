@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from utils import checkpoint, heat_maps, tickets
+from utils import checkpoint, heat_maps, pool_tables, tickets
 from utils.errors import UserError
 from utils.folders import check_space
 from utils.plain_data import Shape, misfit
-from utils.pool_tables import Entry, draw, save_table
+from utils.pool_tables import Entry
 from utils.pools import Pool, Step
 from utils.provenance import refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
@@ -22,7 +22,7 @@ from utils.tickets import Ticket, TicketFile
 class PoolFiles:
     """The files of the pools of a study. Of several processes that share each start one `writes`, and all may read."""
 
-    def __init__(self, study: Study, writes: bool = True):
+    def __init__(self, study: Study, writes: bool):
         self.study, self.folder, self.writes = study, study.folder, writes
 
     def check_space(self, pools: int) -> None:
@@ -31,12 +31,13 @@ class PoolFiles:
             network = sum(value.nbytes for value in self.study.evaluator.net.state_dict().values())
             check_space(self.folder, pools * network, f"{pools} more pools")
 
-    def read_entries(self) -> dict[int, Entry]:
-        """The entries of all starts whose pools are there, by level."""
+    def read_entries(self, levels: Sequence[int]) -> dict[int, Entry]:
+        """The entries of all starts whose pools are there, by level; those of `levels` will be searched if missing."""
         entries = {}
         for file in self.study.files:
             path = tickets.pool_path(self.folder, file.level)
-            recipe = self._read_own(path, file, "recipe", is_recipe)
+            verdict = "searching again" if file.level in levels else "left out until --levels names it"
+            recipe = self._read_own(path, file, "recipe", is_recipe, verdict)
             if recipe is not None:
                 if recipe["level"] != file.level:
                     raise _damaged(path, "recipe.level", file)
@@ -63,10 +64,12 @@ class PoolFiles:
         self.study.say(f"  going on after {len(pool.steps)} of {len(plan)} candidates")
         return pool
 
-    def _read_own(self, path: Path, start: TicketFile, name: str, shape: Shape) -> Any:
+    def _read_own(
+        self, path: Path, start: TicketFile, name: str, shape: Shape, verdict: str = "searching again"
+    ) -> Any:
         """What an earlier search from this start left in `path` under `name`; None if nothing, or of other tickets.
 
-        UserError where it is not of that `shape`.
+        That is said, and the `verdict`. UserError where it is not of that `shape`.
         """
         if not path.exists():
             return None
@@ -78,7 +81,7 @@ class PoolFiles:
             if odd := misfit(content, {name: shape}):
                 raise _damaged(path, odd, start)
             return content[name]
-        self.study.say(f"level {start.level}: {path.name} is of other tickets, searching again")
+        self.study.say(f"level {start.level}: {path.name} is of other tickets, {verdict}")
         return None
 
     def save(self, start: TicketFile, ticket: Ticket, pool: Pool, entry: Entry) -> None:
@@ -117,12 +120,12 @@ class PoolFiles:
     def save_table(self, entries: Mapping[int, Entry]) -> None:
         """Write `pools.json` and `pools.csv` with the starts that are done, whose `entries` are given by level."""
         if self.study.processes.is_main:
-            save_table(_in_order(entries), self.study.description, self.study.digests, self.folder)
+            pool_tables.save_table(_in_order(entries), self.study.description, self.study.digests, self.folder)
 
     def draw(self, entries: Mapping[int, Entry]) -> None:
         """Draw `accuracy.png` of all starts that are done."""
         if self.study.processes.is_main:
-            draw(_in_order(entries), self.folder)
+            pool_tables.draw(_in_order(entries), self.folder)
 
     def _sources(self, start: TicketFile) -> list[list]:
         return self.study.sources(start, *self.study.candidates(start))

@@ -170,7 +170,7 @@ def _add_pool_folders(parser: Parser, tickets_flags: tuple[str, ...], pools_flag
         dest="checkpoint",
         type=Path,
         metavar="DIR",
-        help="folder of the tickets; default: by the next two",
+        help="folder of the tickets; default: checkpoints/… by the flags",
     )
     group.add_argument("--prune_type", choices=PRUNE_TYPES, default="rewind_lt", help="of the tickets' run")
     group.add_argument("--rewind_epoch", type=count, default=9, metavar="N", help="of the tickets' run")

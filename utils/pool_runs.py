@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tqdm import tqdm
-
 from utils import tickets
+from utils.bars import progress_bar
 from utils.evaluation import SELECTIONS
 from utils.plain_data import is_plain
 from utils.pool_files import PoolFiles
@@ -58,7 +57,7 @@ class PoolRun:
         return [self.entries[level] for level in sorted(self.entries)]
 
     def _run(self, levels: Sequence[int]) -> None:
-        self.entries = self.processes.from_main(self.files.read_entries)
+        self.entries = self.processes.from_main(lambda: self.files.read_entries(levels))
         starts = [file for file in self.study.files if file.level in levels]
         if missing := [file for file in starts if file.level not in self.entries]:
             self.files.check_space(len(missing))
@@ -93,7 +92,7 @@ class PoolRun:
             pool.score = self.select(self.evaluator.validate(pool.state))
         entry = self._entry(ticket, score.accuracy, pool)
         self.entries[file.level] = entry
-        self.files.draw_search(entry, self.select_by)
+        self.files.draw_search(entry, self.select_by)  # before the pool: a start that has one is done
         self.files.save(file, ticket, pool, entry)
         self.files.remove_unfinished(file)
 
@@ -111,12 +110,12 @@ class PoolRun:
     def _tools(self, ticket: Ticket) -> Tools:
         """What a rival of the search works with: a start that is interrupted begins anew."""
         return Tools(
-            self._finish(ticket),
-            lambda state: self.select(self.evaluator.validate(state)),
-            self.evaluator.loss_gradient,
-            lambda pool: self.say(_step_line(pool.steps[-1], ticket.level, self.select_by)),
-            self.say,
-            self._finish_pool(ticket),
+            finish=self._finish(ticket),
+            score=lambda state: self.select(self.evaluator.validate(state)),
+            loss_gradient=self.evaluator.loss_gradient,
+            after_step=lambda pool: self.say(_step_line(pool.steps[-1], ticket.level, self.select_by)),
+            say=self.say,
+            finish_pool=self._finish_pool(ticket),
         )
 
     def _search(self, file: TicketFile, ticket: Ticket) -> Pool:
@@ -127,8 +126,7 @@ class PoolRun:
         pool = self.files.read_unfinished(file, ticket, plan) or ticket_alone(start)
         left = range(len(pool.steps) + 1, len(tried) + 1)
         trials = sum(len(self.method.coefficients(number)) for number in left)
-        hidden = None if self.processes.is_main else True  # None: without a terminal
-        with tqdm(total=trials, desc=f"level {ticket.level}", leave=False, disable=hidden, unit="network") as bar:
+        with progress_bar(self.processes, f"level {ticket.level}", trials, "network") as bar:
 
             def score(state: State) -> float:
                 bar.update()
@@ -167,16 +165,16 @@ class PoolRun:
             ticket, state, self.seed, "recalibrate", ticket.level, "finished", bn_images=self.final_bn_images
         )
 
-    def _entry(self, ticket: Ticket, ticket_score: float, pool: Pool) -> dict[str, Any]:
+    def _entry(self, ticket: Ticket, ticket_accuracy: float, pool: Pool) -> dict[str, Any]:
+        by_accuracy = self.select_by == "accuracy"
+        pool_accuracy = pool.score if by_accuracy else self.evaluator.validate(pool.state).accuracy
         return {
             "level": ticket.level,
             "density": ticket.density,
             "members": [{"level": level, "weight": weight} for level, weight in pool.shares.items()],
             "steps": [asdict(step) for step in pool.steps],
-            "ticket_val_accuracy": ticket_score,
-            "pool_val_accuracy": pool.score
-            if self.select_by == "accuracy"
-            else self.evaluator.validate(pool.state).accuracy,
+            "ticket_val_accuracy": ticket_accuracy,
+            "pool_val_accuracy": pool_accuracy,
             "ticket_test_accuracy": self.evaluator.test(ticket.state).accuracy,
             "pool_test_accuracy": self.evaluator.test(pool.state).accuracy,
             "checkpoint": tickets.pool_path(self.study.folder, ticket.level).name,

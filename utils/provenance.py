@@ -6,7 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,18 @@ def _refuse_damaged(path: Path, content: Any, shape: Shape) -> None:
 
 def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
     """UserError when `path` was written with settings (`old`) under which the `new` ones would mix two runs."""
-    old = {**OLDER, **old}
-    for name in sorted((set(old) & set(new)) - FREE_FLAGS):
-        if old[name] != new[name]:
-            if name == "images":
-                raise UserError(f"{path} belongs to a run on other images: name another folder to write to")
-            raise UserError(
-                f"{path} belongs to a run with --{name} {old[name]}, not {new[name]}: "
-                "give the same flag, or name another folder to write to"
-            )
+    if found := difference(old, new, FREE_FLAGS):
+        name, before, now = found
+        if name == "images":
+            raise UserError(f"{path} belongs to a run on other images: name another folder to write to")
+        raise UserError(
+            f"{path} belongs to a run with --{name} {before}, not {now}: "
+            "give the same flag, or name another folder to write to"
+        )
+
+
+def difference(first: Mapping[str, Any], second: Mapping[str, Any], free: Set[str]) -> tuple[str, Any, Any] | None:
+    """Of the flags that both settings have and that are not `free` the first, by name, that differs; and its values."""
+    first, second = {**OLDER, **first}, {**OLDER, **second}
+    names = sorted((first.keys() & second.keys()) - free)
+    return next(((name, first[name], second[name]) for name in names if first[name] != second[name]), None)

@@ -9,7 +9,7 @@ from utils import checkpoint, tickets
 from utils.errors import UserError
 from utils.method_names import ENSEMBLE, method_label, told_apart
 from utils.plain_data import is_whole, misfit
-from utils.provenance import FREE_FLAGS, OLDER
+from utils.provenance import FREE_FLAGS, difference
 from utils.records import COMPARED, STARTS
 
 Entry = Mapping[str, Any]
@@ -39,10 +39,7 @@ def read_results(folder: Path) -> Results:
     content = checkpoint.load_json(path)
     if odd := misfit(content, COMPARED) or misfit(content, STARTS if "tickets" in content else {}):
         raise UserError(f"{path} is no list of pools: {odd} is missing or odd")
-    try:
-        label = method_label(content["settings"])
-    except KeyError as error:
-        raise UserError(f"{path} is no list of pools: {error} is no method") from error
+    label = label_of(content["settings"], path)
     entries = {entry["level"]: entry for entry in content["pools"]}
     if not entries:
         raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
@@ -51,6 +48,14 @@ def read_results(folder: Path) -> Results:
         raise UserError(f"{path} is no list of ensembles: {odd} is missing or odd")
     described = {name: content[name] for name in ("settings", "versions")}
     return Results(path, label, described, entries, dict(content.get("tickets", [])), ensembles=ensembles)
+
+
+def label_of(settings: Mapping[str, Any], path: Path) -> str:
+    """`method_label`; UserError where the settings in `path` name no method."""
+    try:
+        return method_label(settings)
+    except KeyError as error:
+        raise UserError(f"{path} is not of Lottery_pools.py: {error} is no method") from error
 
 
 def read_all(folders: Sequence[Path]) -> list[Results]:
@@ -94,10 +99,9 @@ def _same_ticket(first: Results, second: Results, level: int) -> bool:
 
 
 def _refuse_unlike(first: Results, other: Results) -> None:
-    flags, others = ({**OLDER, **results.described["settings"]} for results in (first, other))
-    for name in sorted((flags.keys() & others.keys()) - MAY_DIFFER):
-        if flags[name] != others[name]:
-            raise UserError(
-                f"{other.path} was made with --{name} {others[name]}, {first.path} with {flags[name]}: they are no "
-                f"runs of one experiment ({first.label}); compare them in a command each"
-            )
+    if found := difference(first.described["settings"], other.described["settings"], MAY_DIFFER):
+        name, its, others = found
+        raise UserError(
+            f"{other.path} was made with --{name} {others}, {first.path} with {its}: they are no runs of one "
+            f"experiment ({first.label}); compare them in a command each"
+        )

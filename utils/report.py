@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
 from utils import figures
 from utils.checkpoint import write_text
@@ -44,6 +44,7 @@ def plot_curves(curves: Mapping[str, Sequence[float]], path: Path, first_epoch: 
     for style, (split, values) in zip(STYLES, curves.items(), strict=False):
         label = {"train": "training", "val": "validation", "test": "test"}[split]
         axes.plot(range(first_epoch + 1, first_epoch + 1 + len(values)), values, label=label, ms=1.5, lw=0.9, **style)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(figure, axes, columns=3)
     figures.write(figure, path, pdf=False)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
+from utils.bars import progress_bar
 from utils.corruptions import SEVERITIES, CorruptedImages, mean_accuracy
 from utils.errors import UserError
 from utils.evaluation import Evaluator, gathered
@@ -87,14 +86,13 @@ def _predict(scored: Scored, evaluator: Evaluator, batches: Callable[[], Iterabl
 def score_networks(
     scores: Sequence[Scored],
     evaluator: Evaluator,
-    batch_size: int,
     corrupted: CorruptedImages | None,
     say: Callable[[str], None],
 ) -> None:
     """Fill in `scores`: every network on the test images, and on the `corrupted` ones if there are any."""
     answers = Answers()
     for scored in scores:
-        test = functools.partial(evaluator.data.eval_batches, "test", batch_size)
+        test = functools.partial(evaluator.data.eval_batches, "test", evaluator.batch_size)
         scored.predictions = _predict(scored, evaluator, test, answers)
         if not len(scored.predictions.correct):
             raise UserError("--data: none of the test images can be read")
@@ -104,7 +102,7 @@ def score_networks(
         say(f"  {scored.quality['accuracy']:6.2f}%  {scored.network.file.path}")
     _set_pools_against_tickets(scores)
     if corrupted:
-        _score_corrupted(scores, evaluator, batch_size, corrupted, say)
+        _score_corrupted(scores, evaluator, corrupted, say)
 
 
 def _set_pools_against_tickets(scores: Sequence[Scored]) -> None:
@@ -118,17 +116,16 @@ def _set_pools_against_tickets(scores: Sequence[Scored]) -> None:
 def _score_corrupted(
     scores: Sequence[Scored],
     evaluator: Evaluator,
-    batch_size: int,
     corrupted: CorruptedImages,
     say: Callable[[str], None],
 ) -> None:
     """All networks on one set of images, then on the next: of photographs, no more than one set has room in memory."""
     passes = len(corrupted.names) * len(SEVERITIES) * len(scores)
-    hidden = None if evaluator.processes.is_main else True  # None: without a terminal
-    with tqdm(total=passes, desc="corrupted images", leave=False, disable=hidden, unit="pass") as bar:
+    with progress_bar(evaluator.processes, "corrupted images", passes, "pass") as bar:
         for name in corrupted.names:
             for severity in SEVERITIES:
-                batches, answers = functools.partial(corrupted.batches, name, severity, batch_size), Answers()
+                batches = functools.partial(corrupted.batches, name, severity, evaluator.batch_size)
+                answers = Answers()
                 for scored in scores:
                     correct = _predict(scored, evaluator, batches, answers).correct
                     if not len(correct):

@@ -25,6 +25,7 @@ from utils.records import CHECKPOINT, UNDERWAY
 SETTINGS = "settings.json"
 EVENTS = "tensorboard"
 REPLICA = r"replica_(\d+)"
+MODEL, MASK = r"model_ep(\d+)_it(\d+)\.pth", "mask.pth"  # OpenLTH's, of each level
 RESUME = "resume.pth.tar"  # what goes on with a level, beside OpenLTH's files
 STATE_DICTS = ("state_dict", "model_state_dict", "model")  # what programs call it in their checkpoints
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
@@ -150,9 +151,9 @@ def ticket_of_file(path: Path) -> TicketFile | None:
     """The ticket that `path` is by its name and place, in either layout; None if it is called otherwise."""
     if number := re.match(r"(\d+).*model_SA_best", path.name):
         return TicketFile(int(number[1]), path)
-    level = re.fullmatch(r"level_(\d+)", path.resolve().parent.parent.name)
-    if level and re.fullmatch(r"model_ep\d+_it\d+\.pth", path.name):
-        return TicketFile(int(level[1]), path, path.parent / "mask.pth")
+    level = _level_of(path.resolve().parent.parent)
+    if level is not None and re.fullmatch(MODEL, path.name):
+        return TicketFile(level, path, path.parent / MASK)
     return None
 
 
@@ -199,15 +200,21 @@ def _openlth_levels(run: Path) -> list[TicketFile]:
     """The last network that each `level_N` of `run` wrote; `level_pretrain` is no ticket."""
     files = []
     for main in run.glob("level_*/main"):
-        level, models = re.fullmatch(r"level_(\d+)", main.parent.name), _openlth_models(main)
-        if level and models:
-            files.append(TicketFile(int(level[1]), models[-1][1], main / "mask.pth"))
+        level, models = _level_of(main.parent), _openlth_models(main)
+        if level is not None and models:
+            files.append(TicketFile(level, models[-1][1], main / MASK))
     return files
+
+
+def _level_of(folder: Path) -> int | None:
+    """The N of a folder `level_N`; `level_pretrain` is none."""
+    name = re.fullmatch(r"level_(\d+)", folder.name)
+    return int(name[1]) if name else None
 
 
 def _openlth_models(main: Path) -> list[tuple[tuple[int, int], Path]]:
     """The networks of one level by the (epoch, iteration) that they were saved after."""
-    names = [(re.fullmatch(r"model_ep(\d+)_it(\d+)\.pth", path.name), path) for path in main.glob("model_ep*.pth")]
+    names = [(re.fullmatch(MODEL, path.name), path) for path in main.glob("model_ep*.pth")]
     return sorted(((int(step[1]), int(step[2])), path) for step, path in names if step)
 
 
@@ -436,7 +443,7 @@ class RunFiles:
         return _tensor_bytes([self._ticket_content(sparse), self._checkpoint_content(sparse, is_finished=True)])
 
     def _ticket_content(self, best: Snapshot) -> dict[str, Any]:
-        record = self._checkpoint_content(replace(best, underway={}), is_finished=True)
+        record = self._checkpoint_content(best, is_finished=True)
         if self.slim:
             del record["init_weight"]
         return record
@@ -514,10 +521,8 @@ class OpenlthRunFiles(RunFiles):
         return self._main(level) / "net_train.png"
 
     def newest_level(self) -> int | None:
-        levels = (
-            re.fullmatch(r"level_(\d+)", path.parent.parent.name) for path in self.folder.glob(f"level_*/main/{RESUME}")
-        )
-        return max((int(level[1]) for level in levels if level), default=None)
+        levels = (_level_of(path.parent.parent) for path in self.folder.glob(f"level_*/main/{RESUME}"))
+        return max((level for level in levels if level is not None), default=None)
 
     def holds_tickets(self) -> bool:
         return bool(_openlth_levels(self.folder))
@@ -528,7 +533,7 @@ class OpenlthRunFiles(RunFiles):
 
     def begin_level(self, start: Snapshot) -> None:
         main = self._main(start.level)
-        checkpoint.save({f"model.{name}": part.int() for name, part in start.mask.items()}, main / "mask.pth")
+        checkpoint.save({f"model.{name}": part.int() for name, part in start.mask.items()}, main / MASK)
         report = {"total": float(count_prunable(start.mask)), "unpruned": float(count_kept(start.mask))}
         checkpoint.save_json(report, main / "sparsity_report.json")
 

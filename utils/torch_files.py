@@ -36,9 +36,10 @@ CALLED = (
     *("collections OrderedDict", "collections Counter", "torch Size"),
     *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"),
 )
-ZIP_START = b"PK\x03\x04"
+ZIP_START, PICKLE_START = b"PK\x03\x04", b"\x80"
 DOS_FOLDER = 0x10  # an attribute in a zip directory
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # what files before torch 1.6 begin with
+OTHER_FILE = "it is no file of torch.save"
 MAX_OPERATIONS = 1_000_000  # of one pickle; a ResNet-200 with its optimizer needs 150,000
 MAX_RECORDS = 100_000
 MAX_DIMENSIONS = 16
@@ -55,6 +56,8 @@ def check(file: BinaryIO) -> None:
     size = os.fstat(file.fileno()).st_size
     start = file.read(len(ZIP_START))
     file.seek(0)
+    if not start.startswith((ZIP_START, PICKLE_START)):
+        raise ValueError(OTHER_FILE)
     content = _look_at_zip(file, size) if start == ZIP_START else _look_at_old(file, size)
     refuse_odd(content, MAX_SHARING * size)
 
@@ -62,10 +65,10 @@ def check(file: BinaryIO) -> None:
 def _look_at_zip(file: BinaryIO, size: int) -> Any:
     """Torch's format since 1.6: a zip archive of the pickle and of one record for the data of each storage."""
     with zipfile.ZipFile(file) as archive:
-        _check_records(archive, size)
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError("it is a zip archive, but none of torch.save")
+        _check_records(archive, size)
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist():
             _check_byte_order(archive.read(f"{folder}byteorder").decode())
@@ -102,7 +105,7 @@ def _check_records(archive: zipfile.ZipFile, size: int) -> None:
 def _look_at_old(file: BinaryIO, size: int) -> Any:
     """Torch's format before 1.6: five pickles in a row, then the data of each storage. It has no checksums."""
     if _read_head(file) != OLD_MAGIC or _read_head(file) != OLD_PROTOCOL:
-        raise ValueError("it is no file of torch.save")
+        raise ValueError(OTHER_FILE)
     _check_byte_order("little" if _read_head(file)["little_endian"] is True else "big")
     storages: dict[str, Tensor] = {}
     room = size
