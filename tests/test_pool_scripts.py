@@ -29,9 +29,12 @@ from torch import Tensor, nn
 
 import models
 from CIFAR import Lottery_pools, evaluate
+from CIFAR.dataset import load_data
+from utils import cli
 from utils.evaluation import Evaluator
 from utils.pool_runs import _step_line
 from utils.pools import Step
+from utils.tickets import plain_state
 
 DRAWN = "Lottery_pools"  # the method whose pictures are drawn, since it has one of every kind
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -233,6 +236,22 @@ def test_a_search_prints_what_it_tries_and_ends_in_its_table(small_tickets, tmp_
         numbers = [100 * entry["density"], entry["ticket_test_accuracy"], entry["pool_test_accuracy"]]
         assert row.split()[:5] == [str(entry["level"]), *(f"{number:.2f}" for number in numbers), f"{gain:+.2f}"]
     assert "\r" not in output + errors, "a bar is for terminals"
+
+
+def test_a_sparse_ticket_without_its_mask_is_warned_of(small_tickets, tmp_path, capfd):
+    for level in (0, 1):
+        record = load(small_tickets / f"{level}model_SA_best.pth.tar")
+        state, _ = plain_state(record["state_dict"], small_tickets)
+        torch.save(state, tmp_path / f"{level}model_SA_best.pth.tar")
+    Lottery_pools.main([*SMALL, "--checkpoint", str(tmp_path), "--interpolation_value_list", "0.5"])
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {tmp_path / '1model_SA_best.pth.tar'} has no mask")
+    assert re.search(r"though (19|20)\.\d\d% of its weights are zero", warning)
+
+
+def test_no_more_networks_than_can_be_at_work():
+    args = Lottery_pools.build_parser().parse_args([*SMALL, "--jobs", "999999999"])
+    assert len(cli.make_networks(args, load_data("digits", None, "cpu"), torch.device("cpu"), 3)) == 3
 
 
 def test_quiet_search_prints_its_table_and_nothing_else(small_tickets, capfd):

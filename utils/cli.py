@@ -205,9 +205,9 @@ def make_network(args: argparse.Namespace, data: Images, device: torch.device) -
 
 
 def make_networks(args: argparse.Namespace, data: Images, device: torch.device, at_once: int) -> list[nn.Module]:
-    """As many networks as --jobs says; by default one on a GPU, on a CPU one a thread, but no more than `at_once`."""
-    by_default = min(torch.get_num_threads(), at_once) if device.type == "cpu" else 1
-    return [make_network(args, data, device) for _ in range(args.jobs or by_default)]
+    """As many networks as --jobs says, by default one on a GPU, on a CPU one a thread; no more than `at_once`."""
+    jobs = args.jobs or (torch.get_num_threads() if device.type == "cpu" else 1)
+    return [make_network(args, data, device) for _ in range(min(jobs, at_once))]
 
 
 def announcer(args: argparse.Namespace, processes: Processes = SINGLE) -> Callable[[str], None]:
