@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+import torch._dynamo  # torch's optimizers import it where they are made, a second that is not training
 
 from benchmarks import inputs, measure, published
 from CIFAR import main_imp
