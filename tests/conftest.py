@@ -50,7 +50,7 @@ IMAGENET_IMP = [
     *("--pruning_times", "2", *SAVES),
 ]
 # What its Lottery_pools.py knows beside the search.
-METHODS = ("uniform_soup", "greedy_soup", "average_or_soup", "ensemble", "learned")
+METHODS = ("uniform_soup", "greedy_soup", "average_or_soup", "ensemble", "learned", "recalibrated")
 RIVALS = ["--learned_steps", 3, "--interpolate_method"]
 WITH_STARTS = ("greedy_soup", "average_or_soup", "ensemble")  # an ensemble's images are shared all the same
 STARTS = ["--parallel", "starts"]

@@ -23,9 +23,11 @@ METHODS = {
     "greedy_soup": ["--interpolate_method", "greedy_soup"],
     "average_or_soup": ["--interpolate_method", "average_or_soup"],
     "learned": ["--interpolate_method", "learned", "--learned_steps", "2"],
+    "recalibrated": ["--interpolate_method", "recalibrated"],
 }
 ENSEMBLE = ["--interpolate_method", "ensemble"]
 RESULTS = ["accuracy.pdf", "accuracy.png", "pools.csv", "pools.json"]
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of a batch norm
 TEST_FIELDS = ("ticket_test_accuracy", "pool_test_accuracy")
 
 

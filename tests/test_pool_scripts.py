@@ -16,6 +16,7 @@ from script_runs import (
     METHODS,
     PAPER_LIST,
     RESULTS,
+    STATISTICS,
     TEST_FIELDS,
     assert_is_picture,
     load,
@@ -37,7 +38,6 @@ from utils.pools import Step
 from utils.tickets import plain_state
 
 DRAWN = "Lottery_pools"  # the method whose pictures are drawn, since it has one of every kind
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -94,7 +94,7 @@ def test_candidates_are_tried_in_the_methods_order(pool_run):
     orders = [[step["candidate"] for step in entry["steps"]] for entry in pool_run.entries]
     if pool_run.method == "greedy_soup":
         assert orders == [falling_accuracy(pool_run.entries, level) for level in range(3)]
-    elif pool_run.method in ("uniform_soup", "learned"):
+    elif pool_run.method in ("uniform_soup", "learned", "recalibrated"):
         assert orders == [[], [], []]
     elif pool_run.method == "average_or_soup":
         assert orders == [[1, 2, 0], [0, 2, 1], [1, 0, 2]], "the soup's step has the start"
@@ -139,7 +139,7 @@ def test_steps_are_accepted_by_the_methods_rule(pool_run):
             assert step["accepted"] == (always or best >= score)
             assert step["coefficient"] == step["coefficients"][step["scores"].index(best)]
             score = best if step["accepted"] else score
-        if pool_run.method not in ("uniform_soup", "average_or_soup", "learned"):
+        if pool_run.method not in ("uniform_soup", "average_or_soup", "learned", "recalibrated"):
             assert entry["pool_val_accuracy"] == score
 
 

@@ -219,7 +219,7 @@ def test_methods_have_folders_of_their_own(small_tickets):
         Lottery_pools.main([*SMALL, *flags, "--checkpoint", str(small_tickets), "--levels", "2"])
     folders = {path.name for path in (small_tickets / "pools").iterdir()}
     assert folders == {"Lottery_pools_0.3_0.7", "Lottery_pools_0.5", "interpolate_ema_0.6", "interpolate_swa"} | {
-        *("uniform_soup", "greedy_soup", "average_or_soup", "learned", "ensemble")
+        *("uniform_soup", "greedy_soup", "average_or_soup", "learned", "recalibrated", "ensemble")
     }
 
 

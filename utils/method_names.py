@@ -14,6 +14,7 @@ TICKET = "ticket"  # what tables and pictures call one
 SEARCH = "Lottery_pools"
 CONNECTIVITY = "linear_inter"
 LEARNED = "learned"
+RECALIBRATED = "recalibrated"
 ENSEMBLE = "ensemble"
 METHODS = {
     SEARCH: "the greedy search over neighbours and coefficients (Yin et al. 2023); one of 0.5 is averaging",
@@ -23,6 +24,7 @@ METHODS = {
     "greedy_soup": "the mean of those that do not lower its accuracy, best ones first (Wortsman et al. 2022)",
     "average_or_soup": "averaging, or the uniform soup if that scores no less on validation images",
     LEARNED: "weights of the ticket and its neighbours by gradient on validation images",
+    RECALIBRATED: "the ticket alone with its batch norm recalibrated: what of a gain is not the members'",
     ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
     CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
 }
@@ -31,7 +33,7 @@ DEPARTURES = {
     "select_by": (SEARCH, "greedy_soup", "average_or_soup"),
     **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
     "learned_per": (LEARNED,),
-    "denser_num": tuple(name for name in METHODS if name != CONNECTIVITY),
+    "denser_num": tuple(name for name in METHODS if name not in (CONNECTIVITY, RECALIBRATED)),
 }
 LABELS = {
     "interpolate_swa": "SWA",
@@ -39,6 +41,7 @@ LABELS = {
     "greedy_soup": "greedy soup",
     "average_or_soup": "average or soup",
     LEARNED: "learned",
+    RECALIBRATED: "recalibrated",
     ENSEMBLE: "ensemble",
 }
 

@@ -17,16 +17,23 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
 from utils.images import Images
 from utils.learned import GROUPS, learned
-from utils.method_names import CONNECTIVITY, DEPARTURES, ENSEMBLE, LEARNED, SEARCH, folder_name
+from utils.method_names import CONNECTIVITY, DEPARTURES, ENSEMBLE, LEARNED, RECALIBRATED, SEARCH, folder_name
 from utils.pool_runs import PoolRun
 from utils.pool_tables import results_table
 from utils.pools import Method, Rival, ema, greedy, swa
 from utils.provenance import OLDER, describe_run
+from utils.recalibrated import recalibrated
 from utils.soups import average_or_soup, greedy_soup, uniform_soup
 from utils.studies import Study
 from utils.tickets import TicketFile
 
-SOUPS = {"uniform_soup": uniform_soup, "greedy_soup": greedy_soup, "average_or_soup": average_or_soup}
+# Methods without settings of their own.
+PLAIN_RIVALS = {
+    "uniform_soup": uniform_soup,
+    "greedy_soup": greedy_soup,
+    "average_or_soup": average_or_soup,
+    RECALIBRATED: recalibrated,
+}
 
 
 def most_at_once(args: argparse.Namespace) -> int:
@@ -109,8 +116,8 @@ def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
 
 
 def _method(args: argparse.Namespace) -> Method | Rival:
-    if args.interpolate_method in SOUPS:
-        return SOUPS[args.interpolate_method]
+    if args.interpolate_method in PLAIN_RIVALS:
+        return PLAIN_RIVALS[args.interpolate_method]
     if args.interpolate_method == LEARNED:
         return functools.partial(
             learned, steps=args.learned_steps, learning_rate=args.learned_lr, groups=GROUPS[args.learned_per]
