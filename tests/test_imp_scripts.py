@@ -237,6 +237,15 @@ def test_checkpoint_that_is_not_a_runs_newest_is_refused(small_tickets, checkpoi
     assert snapshot(small_tickets) == before
 
 
+def test_tickets_of_the_other_layout_are_not_written_beside(tmp_path):
+    (tmp_path / "level_0" / "main").mkdir(parents=True)
+    (tmp_path / "level_0" / "main" / "model_ep3_it0.pth").touch()
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path} holds tickets that are not this run's"):
+        run_imp(tmp_path)
+    assert snapshot(tmp_path) == before
+
+
 def test_tickets_without_checkpoints_are_not_written_over(small_tickets):
     """Such a folder holds tickets of another program, which wrote no settings either."""
     for path in (*small_tickets.glob("*checkpoint.pth.tar"), small_tickets / "settings.json"):

@@ -38,7 +38,7 @@ from utils.evaluation import Score
 from utils.imp import ImpRun
 from utils.preemption import Preempted
 from utils.replicas import ReplicasRun
-from utils.tickets import OpenlthRunFiles, RunFiles, find_tickets, read_ticket
+from utils.tickets import OpenlthRunFiles, RunFiles, find_tickets, holds_tickets, read_ticket
 from utils.training import Schedule
 
 BATCH_NORM = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
@@ -308,7 +308,7 @@ def test_a_mean_without_a_finite_loss_is_no_ticket(tmp_path, monkeypatch):
     monkeypatch.setattr(ReplicasRun, "_score", lambda *_: Score(0, 12, float("nan")))
     with pytest.raises(UserError, match=r"validation loss of the mean of level 0 is nan: lower --lr.*replica_0"):
         run(tmp_path)
-    assert not RunFiles(tmp_path).holds_tickets()
+    assert not holds_tickets(tmp_path)
 
 
 def test_numbers_of_replicas_and_of_means_are_noted_apart(tmp_path):

@@ -122,6 +122,13 @@ def test_two_tickets_of_one_level_are_refused_by_name(tmp_path):
     assert {"1model_SA_best.pth.tar", "1model_SA_best_copy.pth.tar"} <= {*str(error.value).replace(",", "").split()}
 
 
+def test_tickets_of_both_layouts_in_one_folder_are_refused(tmp_path):
+    write_published(tmp_path, 0, 1)
+    write_openlth(tmp_path, 0, 1)
+    with pytest.raises(UserError, match=r"model_SA_best.*level_\*/main: move one"):
+        find_tickets(tmp_path)
+
+
 def test_folder_above_the_tickets_is_refused_with_the_right_one(tmp_path):
     write_published(tmp_path / "resnet18" / "seed41", 0)
     with pytest.raises(UserError, match=str(tmp_path / "resnet18" / "seed41")):

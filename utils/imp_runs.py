@@ -83,7 +83,7 @@ def _claimed(
 ) -> AbstractContextManager[dict[str, Any]]:
     """Note the settings of this run in its folder, or refuse to go on with, or over, another's."""
     path, started = files.folder / tickets.SETTINGS, _is_started(files)
-    if not started and not path.exists() and files.holds_tickets():
+    if not started and not path.exists() and tickets.holds_tickets(files.folder):
         raise UserError(f"{files.folder} holds tickets that are not this run's: name another folder with --save_dir")
     return claimed_folder(path, description, processes, started)
 

@@ -134,7 +134,10 @@ def find_tickets(folder: Path) -> list[TicketFile]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: name the one that holds the tickets")
-    files = _published_tickets(folder) or _openlth_tickets(folder)
+    published = _published_tickets(folder)
+    if published and _openlth_levels(folder):
+        raise UserError(f"{folder} holds *model_SA_best* and level_*/main: move one of the two runs to another folder")
+    files = published or _openlth_tickets(folder)
     if not files:
         raise UserError(_nothing_found(folder))
     levels = [file.level for file in files]
@@ -145,6 +148,11 @@ def find_tickets(folder: Path) -> list[TicketFile]:
             names = ", ".join(file.path.name for file in files if file.level == level)
             raise UserError(f"{folder} holds more than one ticket of level {level}: {names}")
     return sorted(files, key=lambda file: file.level)
+
+
+def holds_tickets(folder: Path) -> bool:
+    """Whether tickets of either layout lie in `folder` itself."""
+    return bool(_published_tickets(folder) or _openlth_levels(folder))
 
 
 def ticket_of_file(path: Path) -> TicketFile | None:
@@ -417,9 +425,6 @@ class RunFiles:
         )
         return max((int(name[1]) for name in names if name), default=None)
 
-    def holds_tickets(self) -> bool:
-        return bool(_published_tickets(self.folder))
-
     def remove_leftovers(self) -> None:
         """Remove what a killed run had half written."""
         checkpoint.remove_leftovers(self.folder)
@@ -523,9 +528,6 @@ class OpenlthRunFiles(RunFiles):
     def newest_level(self) -> int | None:
         levels = (_level_of(path.parent.parent) for path in self.folder.glob(f"level_*/main/{RESUME}"))
         return max((level for level in levels if level is not None), default=None)
-
-    def holds_tickets(self) -> bool:
-        return bool(_openlth_levels(self.folder))
 
     def remove_leftovers(self) -> None:
         for folder in (self.folder, *self.folder.glob("level_*/main")):

@@ -109,7 +109,7 @@ def train_epoch(
     `forward` is `net` by default; several processes give what wraps it and averages their gradients. `sums` grow with
     each batch: where `batches` raise an error, they and the network are those of the batches before it.
     """
-    forward = forward or net
+    forward = net if forward is None else forward
     net.train()
     device = next(net.parameters()).device
     pruned = _pruned_weights(net, mask)
