@@ -21,6 +21,7 @@ import models
 from CIFAR import Lottery_pools, evaluate, main_imp
 from CIFAR.corruptions import CorruptedArrays
 from CIFAR.dataset import Split, load_data
+from utils import checkpoint
 from utils.corruptions import SEVERITIES, STANDARD, in_order, mean_accuracy
 from utils.errors import UserError
 from utils.evaluation import Evaluator
@@ -28,7 +29,7 @@ from utils.networks import find_networks
 from utils.parser import run_script
 from utils.predictions import mcnemar
 from utils.scoring import read_networks, score_networks
-from utils.tickets import TicketFile, find_tickets
+from utils.tickets import TicketFile, find_tickets, plain_state
 
 METHODS = {"Lottery_pools_0.5": "average", "interpolate_swa": "SWA"}
 IMAGES = [*SMALL[:4], "--device", "cpu", "--arch", "cifar_resnet_8_4"]
@@ -201,6 +202,28 @@ def test_ticket_pool_and_plain_network_are_scored_from_their_files(run, scores, 
     assert float(row.split("my network.pt")[1].split()[0]) == round(networks[2]["accuracy"], 2)
     assert row.split("my network.pt")[0].strip() == ""
     assert f"for 1 files that hold no mask: {plain}" in printed
+
+
+def test_a_sparse_ticket_without_its_mask_has_no_density(run, scores, tmp_path):
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    for level in (0, 1):
+        path = run / f"{level}model_SA_best.pth.tar"
+        state, _ = plain_state(torch.load(path, weights_only=True)["state_dict"], path)
+        torch.save(state, exported / path.name)
+    networks, printed = scores(exported)
+    assert [(network["level"], network["density"]) for network in networks] == [(0, 1.0), (1, None)]
+    assert f"for 1 files that hold no mask: {exported / '1model_SA_best.pth.tar'}" in printed
+
+
+def test_the_table_is_printed_before_anything_is_written(run, tmp_path, capsys, monkeypatch):
+    def no_room(*args):
+        raise UserError("no space left")
+
+    monkeypatch.setattr(checkpoint, "save_json", no_room)
+    with pytest.raises(UserError, match="no space"):
+        evaluate.main([str(run), *IMAGES, "--save_dir", str(tmp_path / "out")])
+    assert capsys.readouterr().out.count("ticket ") == 3
 
 
 def test_nothing_is_scored_twice(run, scores):
@@ -467,6 +490,22 @@ def evaluation_fails(fails, run, tmp_path):
         return line
 
     return attempt
+
+
+def test_tickets_of_two_experiments_are_no_runs_of_one(evaluation_fails, run, tmp_path):
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    settings = json.loads((other / "settings.json").read_text())
+    settings["settings"] |= {"seed": 42, "prune_type": "lt"}
+    (other / "settings.json").write_text(json.dumps(settings))
+    line = evaluation_fails(run, other)
+    assert (
+        f"{other / '0model_SA_best.pth.tar'} was made with --prune_type lt, {run}" in line and "a command each" in line
+    )
+
+
+def test_damaged_settings_beside_tickets(evaluation_fails, run):
+    (run / "settings.json").write_text('{"settings": 3}')
+    assert f"{run / 'settings.json'} is damaged (settings)" in evaluation_fails(run)
 
 
 def test_path_that_is_not_there(evaluation_fails, tmp_path):

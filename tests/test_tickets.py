@@ -85,6 +85,16 @@ def test_names_are_the_published_ones(path, name):
     assert path == Path(name)
 
 
+def test_flags_of_a_tickets_run_lie_in_its_folder(tmp_path, monkeypatch):
+    write_published(tmp_path, 1)
+    write_openlth(tmp_path / "run", 1)
+    assert tickets.settings_path(find_tickets(tmp_path)[0]) == tmp_path / "settings.json"
+    assert tickets.settings_path(find_tickets(tmp_path / "run")[0]) == tmp_path / "run" / "settings.json"
+    monkeypatch.chdir(tmp_path / "run" / "level_1" / "main")
+    here = tickets.ticket_of_file(Path("model_ep3_it0.pth"))
+    assert tickets.settings_path(here) == tmp_path / "run" / "settings.json"
+
+
 def test_newest_level_counts_and_does_not_spell(tmp_path):
     for name in ("9checkpoint.pth.tar", "10checkpoint.pth.tar", ".11checkpoint.pth.tar.x7", "12model_SA_best.pth.tar"):
         (tmp_path / name).touch()

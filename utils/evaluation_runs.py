@@ -1,7 +1,7 @@
 """One run of `evaluate.py`: from the folders and files that it is given to a table, files and pictures."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,24 @@ def evaluate_networks(
     if processes.is_main:
         check_folder(folder)
     score_networks(scores, evaluator, corrupted, say)
-    if not processes.is_main:
-        return
-    description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
-    notes = _notes(scores, corrupted)
-    print("\n".join([report.format_table(*_write_results(scores, description, notes, folder)), *notes]))
+    if processes.is_main:
+        description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
+        _report(scores, _notes(scores, corrupted), description, folder)
+
+
+def _report(scores: Sequence[Scored], notes: Sequence[str], description: Mapping[str, Any], folder: Path) -> None:
+    """Print the table with its notes, and write all there is to say into `folder`."""
+    entries = [score_tables.describe_network(scored) for scored in scores]
+    groups = score_tables.summarise(entries)
+    table = score_tables.results_table(groups)
+    print("\n".join([report.format_table(*table), *notes]))  # first: files may find no room
+    checkpoint.save_json({**description, "networks": entries, "summary": groups}, folder / tickets.EVALUATION_JSON)
+    pictures = _write_results(entries, folder)
+    pools = [
+        (one.network.method, one.network.file.path.parent, one.network.level) for one in scores if one.network.start
+    ]
+    page = Page("Networks scored on test images", description, table, notes, pictures, details=_searches(pools))
+    write_page(page, folder / tickets.REPORT_PAGE)
     print(f"tables and pictures are in {folder}, all of them in {tickets.REPORT_PAGE}", flush=True)
 
 
@@ -114,13 +127,8 @@ def _results_folder(args: argparse.Namespace) -> Path:
     return folder.parent if holds_pools(folder) else folder
 
 
-def _write_results(
-    scores: Sequence[Scored], description: dict[str, Any], notes: Sequence[str], folder: Path
-) -> report.Table:
-    """Write every file of an evaluation into `folder` and return the table."""
-    entries = [score_tables.describe_network(scored) for scored in scores]
-    groups = score_tables.summarise(entries)
-    checkpoint.save_json({**description, "networks": entries, "summary": groups}, folder / tickets.EVALUATION_JSON)
+def _write_results(entries: Sequence[score_tables.Entry], folder: Path) -> list[tuple[str, Path]]:
+    """Write the tables and pictures of an evaluation into `folder`; returns the pictures with their captions."""
     score_tables.write_networks(entries, folder / tickets.EVALUATION_CSV)
     drawn = [
         (tickets.COMPARISON_PLOT, report.plot_accuracy, score_tables.accuracy_series(entries)),
@@ -133,18 +141,7 @@ def _write_results(
     drawn = [part for part in drawn if part[2]]  # without pools there is no gain, without masks there are no densities
     for name, plot, series in drawn:
         plot(series, folder / name)
-    pools = [scored.network for scored in scores if scored.network.start]
-    table = score_tables.results_table(groups)
-    page = Page(
-        "Networks scored on test images",
-        description,
-        table,
-        notes,
-        pictures=[(CAPTIONS[name], folder / name) for name, _, _ in drawn],
-        details=_searches([(pool.method, pool.file.path.parent, pool.level) for pool in pools]),
-    )
-    write_page(page, folder / tickets.REPORT_PAGE)
-    return table
+    return [(CAPTIONS[name], folder / name) for name, _, _ in drawn]
 
 
 def _notes(scores: Sequence[Scored], corrupted: CorruptedImages | None) -> list[str]:

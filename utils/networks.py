@@ -1,16 +1,17 @@
 """The networks that `evaluate.py` is given, by folder or by file, as one list."""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from utils import checkpoint, tickets
 from utils.errors import UserError
 from utils.method_names import TICKET, told_apart
 from utils.plain_data import misfit
-from utils.recorded import Results, label_of, read_results
-from utils.records import POOL
+from utils.recorded import Results, label_of, read_results, refuse_mixture
+from utils.records import POOL, is_settings
 from utils.tickets import TicketFile
 
 
@@ -21,7 +22,7 @@ class NetworkFile:
     `method` is what tables and pictures call it. A pool knows its `density` (0..1) and the digest of the ticket that it
     started from, `start`; of the others, reading them tells. Other networks than these have no `level`, and a density
     only where they hold a mask. An ensemble's `file` is the `pools.json` that describes it; its `members` are tickets,
-    the start first, with their digests.
+    the start first, with their digests. `settings` are the flags of the command that made it, where it says so.
     """
 
     method: str
@@ -30,6 +31,7 @@ class NetworkFile:
     density: float | None = None
     start: str | None = None
     members: tuple[tuple[TicketFile, str], ...] = ()
+    settings: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def is_ticket(self) -> bool:
@@ -45,13 +47,16 @@ def find_networks(paths: Sequence[Path]) -> list[NetworkFile]:
     """The networks in `paths`, none of them twice: folders of tickets, folders of pools, single checkpoints.
 
     A folder of pools that lies where Lottery_pools.py puts it brings along the tickets that its pools started from.
-    Raises UserError, which names the path, for anything else.
+    Raises UserError, which names the path, for anything else, and for tickets or pools of one method that are of
+    different experiments.
     """
     unique: dict[tuple[Path, int], NetworkFile] = {}
     for path in paths:
         for network in _networks_in(path):
             unique.setdefault((network.file.path.resolve(), network.file.level), network)
-    return _with_distinct_names([*unique.values()])
+    networks = _with_distinct_names([*unique.values()])
+    refuse_mixture((one.method, one.file.path, one.settings) for one in networks if one.settings)
+    return networks
 
 
 def _networks_in(path: Path) -> list[NetworkFile]:
@@ -72,7 +77,16 @@ def _networks_in(path: Path) -> list[NetworkFile]:
 
 
 def _tickets(folder: Path) -> list[NetworkFile]:
-    return [NetworkFile(TICKET, file.level, file) for file in tickets.find_tickets(folder)]
+    return _as_tickets(tickets.find_tickets(folder))
+
+
+def _as_tickets(files: Sequence[TicketFile]) -> list[NetworkFile]:
+    """`files`, all of one run, with its flags."""
+    path = tickets.settings_path(files[0])
+    content = checkpoint.load_json(path) if path.is_file() else {"settings": {}}
+    if odd := misfit(content, {"settings": is_settings}):
+        raise UserError(f"{path} is damaged ({odd}): move it away")
+    return [NetworkFile(TICKET, file.level, file, settings=content["settings"]) for file in files]
 
 
 def _pools(folder: Path) -> list[NetworkFile]:
@@ -99,14 +113,14 @@ def _ensembles(results: Results) -> list[NetworkFile]:
             "the tickets' folder; or compare what was recorded (without --score and --corruptions)"
         )
     files = {file.level: file for file in tickets.find_tickets(beside)}
-    found = []
+    found, settings = [], results.described["settings"]
     for level, entry in results.entries.items():
         missing = [member for member, _ in entry["tickets"] if member not in files]
         if missing:
             raise UserError(f"{results.path}: the ensemble of level {level} needs a ticket of level {missing[0]}")
         members = tuple((files[member], digest) for member, digest in entry["tickets"])
         file, start = TicketFile(level, results.path), entry["tickets"][0][1]
-        found.append(NetworkFile(results.label, level, file, entry["density"], start, members))
+        found.append(NetworkFile(results.label, level, file, entry["density"], start, members, settings))
     return found
 
 
@@ -114,12 +128,13 @@ def _pool(path: Path, content: object) -> NetworkFile:
     if odd := misfit(content, POOL):
         raise UserError(f"{path} is no pool of Lottery_pools.py: {odd} is missing or odd")
     level, density, start = content["recipe"]["level"], content["recipe"]["density"], content["tickets"][0][1]
-    return NetworkFile(label_of(content["settings"], path), level, TicketFile(level, path), density, start)
+    label, settings = label_of(content["settings"], path), content["settings"]
+    return NetworkFile(label, level, TicketFile(level, path), density, start, settings=settings)
 
 
 def _single(path: Path) -> NetworkFile:
     if file := tickets.ticket_of_file(path):
-        return NetworkFile(TICKET, file.level, file)
+        return _as_tickets([file])[0]
     content = checkpoint.load(path)
     if isinstance(content, dict) and "recipe" in content:
         return _pool(path, content)

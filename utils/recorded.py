@@ -1,6 +1,6 @@
 """What `pools.json` files recorded: which method, and from which run of tickets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,21 @@ def read_all(folders: Sequence[Path]) -> list[Results]:
     numbered = _numbered([*unique.values()])
     labels = told_apart([(results.label, results.run, results.path) for results in numbered])
     found = [replace(results, label=label) for results, label in zip(numbered, labels, strict=True)]
-    first: dict[str, Results] = {}
-    for results in found:
-        _refuse_unlike(first.setdefault(results.label, results), results)
+    refuse_mixture((results.label, results.path, results.described["settings"]) for results in found)
     return found
+
+
+def refuse_mixture(found: Iterable[tuple[str, Path, Mapping[str, Any]]]) -> None:
+    """UserError where, of (label, path, settings), two of one label had different flags: runs that have no mean."""
+    first: dict[str, tuple[Path, Mapping[str, Any]]] = {}
+    for label, path, settings in found:
+        its_path, its_settings = first.setdefault(label, (path, settings))
+        if differing := difference(its_settings, settings, MAY_DIFFER):
+            name, its, others = differing
+            raise UserError(
+                f"{path} was made with --{name} {others}, {its_path} with {its}: they are no runs of one "
+                f"experiment ({label}); compare them in a command each"
+            )
 
 
 def _numbered(found: Sequence[Results]) -> list[Results]:
@@ -96,12 +107,3 @@ def _same_ticket(first: Results, second: Results, level: int) -> bool:
         return first.digests[level] == second.digests[level]
     names = ("density", "ticket_val_accuracy", "ticket_test_accuracy")
     return all(first.entries[level][name] == second.entries[level][name] for name in names)
-
-
-def _refuse_unlike(first: Results, other: Results) -> None:
-    if found := difference(first.described["settings"], other.described["settings"], MAY_DIFFER):
-        name, its, others = found
-        raise UserError(
-            f"{other.path} was made with --{name} {others}, {first.path} with {its}: they are no runs of one "
-            f"experiment ({first.label}); compare them in a command each"
-        )

@@ -20,10 +20,10 @@ from utils.tickets import TicketFile
 class Scored:
     """A network and what it is worth.
 
-    `states` lie on the CPU, one, or those of an ensemble's members; `density` is 0..1, or None of a file without a mask
-    that is neither ticket nor pool; `digest` is the one that a pool knows its ticket by; `quality` is
-    `Predictions.summary()`. `paired` (ticket first, pool second) is of a pool whose `ticket` was scored too.
-    `corrupted` maps each corruption to the accuracies (percent) at the five severities.
+    `states` lie on the CPU, one, or those of an ensemble's members; `density` is 0..1, or None where no mask tells it;
+    `digest` is the one that a pool knows its ticket by; `quality` is `Predictions.summary()`. `paired` (ticket first,
+    pool second) is of a pool whose `ticket` was scored too. `corrupted` maps each corruption to the accuracies
+    (percent) at the five severities.
     """
 
     network: NetworkFile
@@ -51,9 +51,10 @@ def read_networks(networks: Sequence[NetworkFile], evaluator: Evaluator) -> list
     """All networks, not scored yet; UserError for a file that holds none of the evaluator's kind."""
 
     @functools.cache  # many ensembles have a ticket in common
-    def read(file: TicketFile) -> tuple[State, float, str]:
+    def read(file: TicketFile) -> tuple[State, float | None, str]:
         ticket = evaluator.read_ticket(file)
-        return {name: value.cpu() for name, value in ticket.state.items()}, ticket.density, ticket.digest()
+        density = None if ticket.lost_its_mask else ticket.density
+        return {name: value.cpu() for name, value in ticket.state.items()}, density, ticket.digest()
 
     scores = []
     for network in networks:

@@ -15,14 +15,12 @@ from utils.evaluation import Evaluator, Score
 from utils.plain_data import Shape
 from utils.pools import neighbours
 from utils.provenance import claimed_folder
-from utils.pruning import count_prunable
 from utils.tickets import Ticket, TicketFile
 
 # A search reads each ticket as a candidate of each other one. From a file that takes as long as a GPU takes to try it,
 # so that all are kept which fit into these bytes, and memory is bounded whatever the number of tickets. The paper's 19
 # of VGG-16 are 1.4 GB.
 KEPT_BYTES = 2 * 10**9
-STRAY_ZEROS = 0.01  # a dense network may have as many; of a sparse one, far more weights are zero
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Study:
         for file in self.files:
             ticket = self.read_ticket(file)
             self.say(f"  level {file.level:2d}  {100 * ticket.density:6.2f}% of weights  {file.path}")
-            if ticket.is_dense and self.processes.is_main and (zeros := _zeros(ticket)) > STRAY_ZEROS:
-                print(_maskless(ticket, zeros), file=sys.stderr, flush=True)
+            if self.processes.is_main and ticket.lost_its_mask:
+                print(_maskless(ticket), file=sys.stderr, flush=True)
         missing = sorted(set(range(self.files[-1].level)) - {file.level for file in self.files})
         if missing:
             self.say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")
@@ -107,16 +105,10 @@ class Study:
         return claimed_folder(self.folder / name, self.description, self.processes, started, **items)
 
 
-def _zeros(ticket: Ticket) -> float:
-    """The share of the prunable weights that are zero."""
-    weights = [ticket.state[name] for name in ticket.mask]
-    return sum(int((weight == 0).sum()) for weight in weights) / count_prunable(ticket.mask)
-
-
-def _maskless(ticket: Ticket, zeros: float) -> str:
+def _maskless(ticket: Ticket) -> str:
     return (
         f"warning: {ticket.path} has no mask and is taken for a dense network, and so will be its pool, though "
-        f"{100 * zeros:.2f}% of its weights are zero: was it exported? Give the ticket itself"
+        f"{100 * ticket.zeros:.2f}% of its weights are zero: was it exported? Give the ticket itself"
     )
 
 

@@ -39,6 +39,7 @@ CORRUPTIONS_CSV, CORRUPTIONS_PLOT = "corruptions.csv", "corruptions.png"
 CORRUPTED_LABELS = "labels.npy"
 CORRUPTED_SETTINGS = "corrupted.json"  # not SETTINGS, which a run of IMP in the same folder goes by
 MAX_LEVEL = 10_000  # of tickets in a folder: programs count up to it
+STRAY_ZEROS = 0.01  # a dense network may have as many; of a sparse one, far more weights are zero
 
 
 def pools_folder(tickets_folder: Path, method: str) -> Path:
@@ -125,6 +126,16 @@ class Ticket:
     def is_dense(self) -> bool:
         return self.kept == count_prunable(self.mask)
 
+    @cached_property
+    def zeros(self) -> float:
+        """The share of the prunable weights that are zero."""
+        return sum(int((self.state[name] == 0).sum()) for name in self.mask) / count_prunable(self.mask)
+
+    @property
+    def lost_its_mask(self) -> bool:
+        """Whether it is sparse and its file does not say so: a ticket that was exported, say."""
+        return self.is_dense and self.zeros > STRAY_ZEROS
+
 
 def find_tickets(folder: Path) -> list[TicketFile]:
     """The tickets in `folder`, by level. UserError when there is none, or when it is not clear which are meant.
@@ -163,6 +174,11 @@ def ticket_of_file(path: Path) -> TicketFile | None:
     if level is not None and re.fullmatch(MODEL, path.name):
         return TicketFile(level, path, path.parent / MASK)
     return None
+
+
+def settings_path(file: TicketFile) -> Path:
+    """Where the run of a ticket of ours has its flags; tickets of other programs have nothing there."""
+    return (file.path.parent if file.mask_path is None else file.path.resolve().parents[2]) / SETTINGS
 
 
 def is_replica(folder: Path) -> bool:
