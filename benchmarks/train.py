@@ -30,6 +30,7 @@ VARIANTS = {
     "amp": ["--amp"],
     "amp-channels-last": ["--amp", "--channels_last"],
     "amp-compile": ["--amp", "--compile"],
+    "amp-eval-freq": ["--amp", "--eval_freq", "6"],
 }
 
 
