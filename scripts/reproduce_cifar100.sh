@@ -57,6 +57,7 @@ study() {
   pools average_or_soup --denser_num 1
   pools interpolate_swa
   pools interpolate_ema --EMA_value 0.95
+  pools recalibrated
   pools ensemble
 }
 

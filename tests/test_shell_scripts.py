@@ -50,9 +50,9 @@ def reproduce(noted) -> Callable:
 def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reproduce, tmp_path):
     done, calls = reproduce(ARCHS="resnet20s", SEEDS="7 8", EPOCHS="40", LEVELS="3", JOBS="1")
     assert done.returncode == 0, done.stderr
-    assert len(calls) == 2 * 7 + 1
-    for seed, study in ((7, calls[:7]), (8, calls[7:14])):
-        assert [call.split()[1] for call in study] == ["CIFAR/main_imp.py", *["CIFAR/Lottery_pools.py"] * 6]
+    assert len(calls) == 2 * 8 + 1
+    for seed, study in ((7, calls[:8]), (8, calls[8:16])):
+        assert [call.split()[1] for call in study] == ["CIFAR/main_imp.py", *["CIFAR/Lottery_pools.py"] * 7]
         assert all(f"--dataset npz --data {tmp_path}/images.npz" in call for call in study)
         assert all(f"--arch resnet20s --seed {seed}" in call for call in study)
         assert f"--save_dir {tmp_path}/out/resnet20s/seed{seed}" in study[0]
@@ -61,9 +61,9 @@ def test_every_seed_gets_tickets_then_all_methods_and_the_runs_one_table(reprodu
         methods = [re.search(r"--interpolate_method (.*)", call)[1] for call in study[1:]]
         assert methods == [
             *("Lottery_pools", "Lottery_pools --interpolation_value_list 0.5", "average_or_soup --denser_num 1"),
-            *("interpolate_swa", "interpolate_ema --EMA_value 0.95", "ensemble"),
+            *("interpolate_swa", "interpolate_ema --EMA_value 0.95", "recalibrated", "ensemble"),
         ]
-    assert calls[14].startswith(f"CIFAR/evaluate.py --save_dir {tmp_path}/out/resnet20s ")
+    assert calls[16].startswith(f"CIFAR/evaluate.py --save_dir {tmp_path}/out/resnet20s ")
 
 
 def test_the_gpu_scale_rewinds_as_early_as_the_paper_and_the_schedule_can_be_chosen(reproduce):
@@ -77,10 +77,10 @@ def test_the_gpu_scale_rewinds_as_early_as_the_paper_and_the_schedule_can_be_cho
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
-@pytest.mark.parametrize("emptied, left", [("IMP_FLAGS", 6), ("POOL_FLAGS", 1)])
+@pytest.mark.parametrize("emptied, left", [("IMP_FLAGS", 7), ("POOL_FLAGS", 1)])
 def test_flags_that_are_emptied_stay_empty_in_every_study(reproduce, scale, emptied, left):
     _, calls = reproduce(SCALE=scale, ARCHS="resnet20s", SEEDS="7", **{emptied: ""})
-    assert len(calls) == 8
+    assert len(calls) == 9
     assert sum("--amp" in call or "--fast" in call for call in calls) == left
 
 
@@ -95,7 +95,7 @@ def test_each_network_has_its_table_and_the_narrow_vgg_a_lower_learning_rate(rep
 
 def test_one_study_alone_makes_no_table(reproduce):
     _, calls = reproduce("vgg16_bn", "5", SCALE="gpu")
-    assert len(calls) == 7
+    assert len(calls) == 8
     assert all("--arch vgg16_bn --seed 5" in call for call in calls)
 
 
