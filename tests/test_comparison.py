@@ -113,6 +113,15 @@ def test_mean_gains_are_over_the_starts_that_all_methods_share(tmp_path, capsys)
     assert f"\n{note}\n" in printed and note in (tmp_path / "out/report.html").read_text()
 
 
+def test_the_page_of_a_comparison_tells_the_flags_that_it_heeds(tmp_path):
+    pools = write_pools(tmp_path / "pools", "SWA", {0: (70.0, 71.0)})
+    evaluate.main([str(pools), "--save_dir", str(tmp_path / "out"), "--arch", "resnet50"])
+    own = (tmp_path / "out/report.html").read_text().partition("<summary>of this command</summary>")[2]
+    own = own.partition("</details>")[0]
+    assert f"<td>paths</td><td>{pools}</td>" in own and f"<td>save_dir</td><td>{tmp_path / 'out'}</td>" in own
+    assert "arch" not in own and "seed" not in own
+
+
 def test_mean_gains_are_over_the_runs_that_all_methods_share(seeds, tmp_path, capsys):
     """The third seed has SWA alone."""
     evaluate.main([*map(str, seeds), "--save_dir", str(tmp_path / "out")])

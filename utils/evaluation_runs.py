@@ -42,9 +42,10 @@ def compare_recorded(args: argparse.Namespace) -> None:
     """Print and write what the `pools.json` of each folder says."""
     folder, found = _results_folder(args), read_all(args.paths)
     table, notes = compare(found, folder), notes_on(found)
+    heeded = {name: vars(args)[name] for name in ("paths", "save_dir")}  # the others are of networks and images
     page = Page(
         "Pools and their tickets, as recorded",
-        describe_run(vars(args), torch.device("cpu"), {}),
+        describe_run(heeded, torch.device("cpu"), {}),
         table,
         notes,
         pictures=[(CAPTIONS[name], folder / name) for name in (tickets.COMPARISON_PLOT, tickets.GAIN_PLOT)],
