@@ -73,7 +73,11 @@ def _take(path: Path) -> IO[str]:
                 return file
             file.close()  # its last holder has removed it since it was opened
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise _not_writable(path.parent, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {folder}: {error.strerror or error}; name another folder")
 
 
 def _lock(file: IO[str], path: Path) -> None:
@@ -106,7 +110,7 @@ def check_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror or error}; name another folder") from error
+        raise _not_writable(path, error) from error
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
