@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ImageNet.corruptions import CorruptedFolders
 from ImageNet.flags import PAPER, add_data_flags, data_from_flags
 from utils import cli
-from utils.evaluation_runs import compare_recorded, evaluate_networks, only_compares
+from utils.evaluation_runs import compare_recorded, evaluate_networks, only_compares, without_results
 from utils.networks import find_networks
 from utils.parser import Parser, run_script
 
@@ -34,6 +34,7 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    args.paths = without_results(args.paths)
     with cli.join_processes(args) as processes:
         if only_compares(args):
             if processes.is_main:

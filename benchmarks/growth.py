@@ -46,6 +46,7 @@ def search(args: argparse.Namespace, count: str, coefficients: str) -> None:
             checkpoint.save({"state_dict": state}, tickets.RunFiles(Path(folder)).ticket(level).path)
         values = [str((place + 1) / (int(coefficients) + 1)) for place in range(int(coefficients))]
         command = ["--arch", args.arch, "--device", args.device, "--checkpoint", folder, "--levels", "0", "--quiet"]
+        command += ["--search_num", count]
         Lottery_pools.main([*IMAGES, *command, "--bn_images", "128", "--interpolation_value_list", *values])
 
 
@@ -63,9 +64,9 @@ def main() -> None:
         what, first, second = args.run
         work = {"search": search, "epoch": epoch}[what]
         return measure.one_run(lambda: work(args, first, second), device)
-    many = str(max(args.tickets))
-    names = [f"search {count} {max(args.coefficients)}" for count in args.tickets]
-    names += [f"search {many} {count}" for count in args.coefficients[:-1]]
+    most, many = max(args.coefficients), max(args.tickets)
+    names = [f"search {count} {most}" for count in args.tickets]
+    names += [f"search {many} {count}" for count in args.coefficients if count != most]
     names += [f"epoch {args.archs[0]} {size}" for size in args.batch_sizes]
     names += [f"epoch {arch} {args.batch_sizes[-1]}" for arch in args.archs[1:]]
     results = measure.in_turn(lambda name, _: [sys.executable, *sys.argv, "--run", *name.split()], names, args.rounds)

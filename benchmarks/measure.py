@@ -45,11 +45,11 @@ def timed(work: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - begun
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    measured = {"seconds": seconds, "memory_mb": memory, "result": result}
     if device.type == "cuda":
-        measured["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return measured
+        memory = torch.cuda.max_memory_allocated(device) / 2**20
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "memory_mb": memory, "result": result}
 
 
 def median(runs: Sequence[Mapping[str, Any]], key: str = "seconds") -> float:
@@ -64,6 +64,8 @@ def ratios(runs: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, An
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a large square matrix product, the best of several: what this machine can reach at most."""
     side = 8192 if device.type == "cuda" else 2048
+    # Convolutions in float32 are rounded to TF32 on a GPU by default, and products are not.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     a = torch.rand(side, side, device=device).to(dtype)
     best = float("inf")
     for _ in range(8):
@@ -146,10 +148,11 @@ def save(
     about: dict | None = None,
     **content: Any,
 ) -> None:
-    """Write `name`.json and `name`.md into --out, with settings and machine, and print the table.
+    """Print the table, and write `name`.json and `name`.md into --out, with settings and machine.
 
     `about` is what `machine` says, where that is known already; else it is asked of --device.
     """
+    print(format_table(header, rows))  # first: files may find no room
     about = about or machine(torch.device(args.device))
     args.out.mkdir(parents=True, exist_ok=True)
     content = {"settings": vars(args), "machine": about, **content}
@@ -171,4 +174,3 @@ def save(
         "",
     ]
     (args.out / f"{name}.md").write_text("\n".join(lines))
-    print(format_table(header, rows))

@@ -2,6 +2,7 @@
 
 import argparse
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,8 @@ def pools(args: argparse.Namespace, name: str, manner: Sequence[str]) -> list[li
 
     They are searched now where they are not there yet.
     """
+    if len({tickets.name for tickets in args.tickets}) < len(args.tickets):
+        sys.exit("--tickets: folders need different names, since those in --work are called by them")
     found = []
     for tickets in args.tickets:
         for seed in args.seeds:

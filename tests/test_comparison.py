@@ -11,6 +11,7 @@ from test_report import assert_shows_something
 
 from CIFAR import evaluate
 from utils import comparison, recorded, report
+from utils.errors import UserError
 
 COEFFICIENTS = {"Lottery Pools": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], "average": [0.5]}
 
@@ -113,13 +114,22 @@ def test_mean_gains_are_over_the_starts_that_all_methods_share(tmp_path, capsys)
     assert f"\n{note}\n" in printed and note in (tmp_path / "out/report.html").read_text()
 
 
+def test_runs_on_other_images_are_no_runs_of_one_experiment(tmp_path):
+    folders = [
+        write_pools(tmp_path / digest, "SWA", {0: (70.0, 71.0)}, seed, images={"test": 9, "digest": digest})
+        for seed, digest in enumerate(("one", "other"))
+    ]
+    with pytest.raises(UserError, match=r"other/pools.json is of other images than .*one/pools.json: they are no runs"):
+        evaluate.main([*map(str, folders), "--save_dir", str(tmp_path / "out")])
+
+
 def test_the_page_of_a_comparison_tells_the_flags_that_it_heeds(tmp_path):
     pools = write_pools(tmp_path / "pools", "SWA", {0: (70.0, 71.0)})
     evaluate.main([str(pools), "--save_dir", str(tmp_path / "out"), "--arch", "resnet50"])
     own = (tmp_path / "out/report.html").read_text().partition("<summary>of this command</summary>")[2]
     own = own.partition("</details>")[0]
     assert f"<td>paths</td><td>{pools}</td>" in own and f"<td>save_dir</td><td>{tmp_path / 'out'}</td>" in own
-    assert "arch" not in own and "seed" not in own
+    assert "<td>arch</td>" not in own and "<td>seed</td>" not in own
 
 
 def test_mean_gains_are_over_the_runs_that_all_methods_share(seeds, tmp_path, capsys):

@@ -107,7 +107,7 @@ def test_tickets_in_the_folder_stay_those_of_their_run(fails, small_tickets):
     corrupt.main([*IMAGES, "--save_dir", str(small_tickets)])
     assert {path: path.read_bytes() for path in before} == before
     line = fails(main_imp, *SMALL, *IMP, "--lr", "0.05", "--save_dir", small_tickets)
-    assert "settings.json belongs to a run with --lr 0.1, not 0.05" in line
+    assert "settings.json belongs to a run with --lr 0.1, not with --lr 0.05" in line
 
 
 def test_a_run_among_corrupted_images_leaves_them_those_of_their_command(fails, tmp_path):

@@ -188,6 +188,13 @@ def test_the_pictures_of_a_search_are_not_replaced_by_save_dir(evaluation_fails,
 # What is scored
 
 
+@pytest.mark.parametrize("flags", [[], ["--score"]])
+def test_all_that_is_in_the_folder_of_pools_can_be_named_again(run, flags):
+    for _ in range(2):
+        evaluate.main([*map(str, sorted((run / "pools").iterdir())), *flags, *IMAGES])
+    assert (run / "pools" / "report.html").exists()
+
+
 def test_ticket_pool_and_plain_network_are_scored_from_their_files(run, scores, tmp_path):
     plain = tmp_path / "my network.pt"
     pool = run / "pools/interpolate_swa/1pool.pth.tar"

@@ -6,7 +6,7 @@ from CIFAR import Lottery_pools, main_imp
 from ImageNet import Lottery_pools as imagenet_pools
 from ImageNet import main_imp as imagenet_imp
 from utils.errors import UserError
-from utils.provenance import FREE_FLAGS, OLDER, refuse_other_run
+from utils.provenance import FREE_FLAGS, OLDER, refuse_other_run, used
 
 # Of the first files there are; those of `learned` came with the method, and no file of it is older.
 ALWAYS_NOTED = {
@@ -38,3 +38,16 @@ def test_defaults_are_those_of_older_files(script):
     assert {name: defaults[name] for name in OLDER if name in defaults} == {
         name: value for name, value in OLDER.items() if name in defaults
     }
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        *(("lr", 0.1, "with --lr 0.1"), ("bn_images", 0, "with --bn_images 0")),
+        *(("decreasing_lr", [91, 136], "with --decreasing_lr 91,136"), ("val_images", None, "without --val_images")),
+        ("interpolation_value_list", [0.3, 0.7], "with --interpolation_value_list 0.3 0.7"),
+        *(("amp", True, "with --amp"), ("amp", False, "without --amp")),
+    ],
+)
+def test_a_flag_is_told_as_a_command_line_has_it(name, value, words):
+    assert used(name, value) == words

@@ -435,7 +435,7 @@ def test_another_number_of_replicas_is_refused(begun, tmp_path, monkeypatch):
     with stopped_after(monkeypatch, passes=1):
         imp(tmp_path, replicas=begun)
     before = files(tmp_path)
-    with pytest.raises(UserError, match=rf"--replicas {begun}, not {3 - begun}:"):
+    with pytest.raises(UserError, match=rf"--replicas {begun}, not with --replicas {3 - begun}:"):
         imp(tmp_path, replicas=3 - begun)
     assert files(tmp_path) == before
 
@@ -445,7 +445,7 @@ def test_a_run_of_an_older_version_had_no_replicas(small_tickets):
     content = json.loads(path.read_text())
     assert content["settings"].pop("replicas") == 1
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="--replicas 1, not 2:"):
+    with pytest.raises(UserError, match="--replicas 1, not with --replicas 2:"):
         imp(small_tickets)
     imp(small_tickets, replicas=1)
 

@@ -33,6 +33,21 @@ CAPTIONS = {
 }
 
 
+# What an evaluation leaves behind, as `pools/*` brings it along the next time.
+_PICTURES = (tickets.COMPARISON_PLOT, tickets.GAIN_PLOT, tickets.RELIABILITY_PLOT, tickets.CORRUPTIONS_PLOT)
+RESULTS = {
+    *(tickets.COMPARISON_JSON, tickets.COMPARISON_CSV, tickets.EVALUATION_JSON, tickets.EVALUATION_CSV),
+    *(tickets.CORRUPTIONS_CSV, tickets.REPORT_PAGE),
+    *_PICTURES,
+    *(str(Path(name).with_suffix(".pdf")) for name in _PICTURES),
+}
+
+
+def without_results(paths: Sequence[Path]) -> list[Path]:
+    """`paths` without the files of an earlier evaluation, unless there is nothing else."""
+    return [path for path in paths if path.name not in RESULTS] or [*paths]
+
+
 def only_compares(args: argparse.Namespace) -> bool:
     """Whether recorded results are asked for: of folders of pools alone, and no flag that takes images to answer."""
     return not args.score and args.corruptions is None and all(map(holds_pools, args.paths))

@@ -186,7 +186,7 @@ def _step_line(step: Step, start: int, select_by: str) -> str:
     write = {"accuracy": lambda score: f"{score:.2f}", "loss": lambda score: f"{-score:.4f}"}[select_by]
     tried = [pair for pair in zip(step.coefficients, step.scores, strict=True) if pair[1] is not None]
     scores = "  ".join(f"{coefficient:g}: {write(score)}" for coefficient, score in tried)
-    verdict = f"accepted at {step.coefficient:g}" if step.accepted else "rejected, the pool is better"
+    verdict = f"accepted at {step.coefficient:g}" if step.accepted else "rejected, the pool stays"
     is_mean = step.candidate == start and step.coefficients == [0.0]
     candidate = "the mean of the members" if is_mean else f"level {step.candidate:2d}"
     return f"  with {candidate}: {verdict}  ({scores})"

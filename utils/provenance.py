@@ -137,9 +137,18 @@ def refuse_other_run(old: Mapping[str, Any], new: Mapping[str, Any], path: Path)
         if name == "images":
             raise UserError(f"{path} belongs to a run on other images: name another folder to write to")
         raise UserError(
-            f"{path} belongs to a run with --{name} {before}, not {now}: "
-            "give the same flag, or name another folder to write to"
+            f"{path} belongs to a run {used(name, before)}, not {used(name, now)}: "
+            "give the same flags, or name another folder to write to"
         )
+
+
+def used(name: str, value: Any) -> str:
+    """That a flag had this value, as a command line has it: "with --lr 0.1", "without --amp"."""
+    if value is None or value is False:
+        return f"without --{name}"
+    if isinstance(value, list):
+        value = ("," if name == "decreasing_lr" else " ").join(map(str, value))
+    return f"with --{name}" if value is True else f"with --{name} {value}"
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any], free: Set[str]) -> tuple[str, Any, Any] | None:

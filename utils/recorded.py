@@ -9,11 +9,11 @@ from utils import checkpoint, tickets
 from utils.errors import UserError
 from utils.method_names import ENSEMBLE, method_label, told_apart
 from utils.plain_data import is_whole, misfit
-from utils.provenance import FREE_FLAGS, difference
+from utils.provenance import FREE_FLAGS, difference, used
 from utils.records import COMPARED, STARTS
 
 Entry = Mapping[str, Any]
-MAY_DIFFER = {*FREE_FLAGS, "seed", "images"}  # between runs of one experiment; photographs are split by the seed
+MAY_DIFFER = {*FREE_FLAGS, "seed"}  # between runs of one experiment
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,11 @@ def refuse_mixture(found: Iterable[tuple[str, Path, Mapping[str, Any]]]) -> None
         its_path, its_settings = first.setdefault(label, (path, settings))
         if differing := difference(its_settings, settings, MAY_DIFFER):
             name, its, others = differing
+            what = f"was made {used(name, others)}, {its_path} {used(name, its)}"
+            if name == "images":
+                what = f"is of other images than {its_path}"
             raise UserError(
-                f"{path} was made with --{name} {others}, {its_path} with {its}: they are no runs of one "
-                f"experiment ({label}); compare them in a command each"
+                f"{path} {what}: they are no runs of one experiment ({label}); compare them in a command each"
             )
 
 

@@ -48,7 +48,8 @@ def average_or_soup(members: Sequence[Member], tools: Tools) -> Pool:
 
     The mean is better between equally good tickets, and averaging, which may refuse, where some are worse by points.
     Averaging ends with the highest of many scores, which the images of its recalibrations helped to: for a fair
-    comparison both are recalibrated on other ones.
+    comparison both are recalibrated on other ones (of ImageNet, where they stay the same, on as many as
+    `--final_bn_images` says).
     """
     ticket, *candidates = members
     read = [(candidate.level, candidate.read) for candidate in candidates]
