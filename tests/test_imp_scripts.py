@@ -184,7 +184,7 @@ def test_seed_zero_is_a_seed(tmp_path):
 )
 def test_another_run_is_kept_out_of_the_folder(small_tickets, flags):
     before = snapshot(small_tickets)
-    with pytest.raises(UserError, match=f"settings.json .*{flags[0]} .*another folder"):
+    with pytest.raises(UserError, match=rf"settings.json .*{flags[0]}\b.*another folder"):
         run_imp(small_tickets, *flags)
     assert snapshot(small_tickets) == before
 

@@ -147,8 +147,8 @@ def _write_results(entries: Sequence[score_tables.Entry], folder: Path) -> list[
     """Write the tables and pictures of an evaluation into `folder`; returns the pictures with their captions."""
     score_tables.write_networks(entries, folder / tickets.EVALUATION_CSV)
     drawn = [
-        (tickets.COMPARISON_PLOT, report.plot_accuracy, score_tables.accuracy_series(entries)),
-        (tickets.GAIN_PLOT, report.plot_gain, score_tables.gain_series(entries)),
+        (tickets.COMPARISON_PLOT, report.plot_accuracy, score_tables.density_series(entries, "accuracy")),
+        (tickets.GAIN_PLOT, report.plot_gain, score_tables.density_series(entries, "gain")),
         (tickets.RELIABILITY_PLOT, report.plot_reliability, score_tables.reliability_series(entries)),
     ]
     if entries[0]["corruptions"]:

@@ -20,10 +20,10 @@ from utils.tickets import Ticket, TicketFile
 
 
 class PoolFiles:
-    """The files of the pools of a study. Of several processes that share each start one `writes`, and all may read."""
+    """The files of the pools of a study. Of several processes that share each start one writes, and all may read."""
 
-    def __init__(self, study: Study, writes: bool):
-        self.study, self.folder, self.writes = study, study.folder, writes
+    def __init__(self, study: Study):
+        self.study, self.folder, self.writes = study, study.folder, study.evaluator.processes.is_main
 
     def check_space(self, pools: int) -> None:
         """UserError where so many more pools will surely not fit on the disk."""

@@ -46,7 +46,7 @@ class PoolRun:
         self.select = SELECTIONS[select_by]
         self.seed, self.processes, self.say = study.seed, study.processes, study.say
         self.in_step = study.evaluator.processes.world > 1  # all do the same, and the main one decides and writes
-        self.files = PoolFiles(study, writes=study.processes.is_main or not self.in_step)
+        self.files = PoolFiles(study)
         self.entries: dict[int, dict[str, Any]] = {}
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:

@@ -100,6 +100,12 @@ class Pool:
         if step.accepted:
             self.state, self.score, self.shares = trial, score, shares
 
+    def offer(self, level: int, coefficient: float, trial: State, score: float, shares: dict[int, float]) -> bool:
+        """`add` the one trial of a candidate: it becomes the pool if the score does not fall. Says whether it did."""
+        accepted = score >= self.score
+        self.add(Step(level, [coefficient], [score], coefficient, accepted), trial, score, shares)
+        return accepted
+
 
 @dataclass(frozen=True)
 class Member:
@@ -193,9 +199,7 @@ def offer_mean(
     coefficient 0, as no other has: nothing is kept of the pool as it was.
     """
     trial = finish(mean(read() for read in members.values()))
-    trial_score = score(trial)
-    step = Step(start, [0.0], [trial_score], 0.0, accepted=trial_score >= pool.score)
-    pool.add(step, trial, trial_score, dict.fromkeys(members, 1 / len(members)))
+    pool.offer(start, 0.0, trial, score(trial), dict.fromkeys(members, 1 / len(members)))
 
 
 class _Trials:

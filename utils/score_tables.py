@@ -111,20 +111,11 @@ def _p_cell(values: Sequence[float]) -> str:
     return "".join("<0.001" if value < 0.001 else f"{value:.3f}" for value in values)
 
 
-def accuracy_series(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
-    """For each method, tickets first, density (0..1) and accuracy (percent) of each network of known density."""
-    return _series(entries, "accuracy")
-
-
-def gain_series(entries: Sequence[Entry]) -> dict[str, list[tuple[float, float]]]:
-    """The same with what pools have over their tickets, percentage points."""
-    return _series([entry for entry in entries if entry["gain"] is not None], "gain")
-
-
-def _series(entries: Sequence[Entry], measure: str) -> dict[str, list[tuple[float, float]]]:
+def density_series(entries: Sequence[Entry], measure: str) -> dict[str, list[tuple[float, float]]]:
+    """For each method, tickets first, density (0..1) and `measure` of each network of which both are known."""
     series: dict[str, list[tuple[float, float]]] = {}
     for entry in sorted(entries, key=lambda entry: entry["method"] != TICKET):
-        if entry["density"] is not None:
+        if None not in (entry["density"], entry[measure]):
             series.setdefault(entry["method"], []).append((entry["density"], entry[measure]))
     return series
 

@@ -7,7 +7,7 @@ nothing that an earlier mean lost to pruning is lost to a later one.
 from collections.abc import Sequence
 
 from utils.interpolation import interpolate, mean
-from utils.pools import Member, Pool, Step, Tools, greedy, offer_mean, search, ticket_alone
+from utils.pools import Member, Pool, Tools, greedy, offer_mean, search, ticket_alone
 from utils.pruning import State
 
 
@@ -68,8 +68,6 @@ def average_or_soup(members: Sequence[Member], tools: Tools) -> Pool:
 def _try(pool: Pool, level: int, soup: State, coefficient: float, tools: Tools) -> bool:
     """Let `soup`, in which the pool so far has the share `coefficient`, become the pool if its score does not fall."""
     trial = tools.finish(soup, len(pool.steps) + 1)
-    score = tools.score(trial)
-    step = Step(level, [coefficient], [score], coefficient, accepted=score >= pool.score)
-    pool.add(step, trial, score, pool.shares_with(level, coefficient))
+    accepted = pool.offer(level, coefficient, trial, tools.score(trial), pool.shares_with(level, coefficient))
     tools.after_step(pool)
-    return step.accepted
+    return accepted
