@@ -10,7 +10,19 @@ import pytest
 import torch
 
 import models
-from benchmarks import choosing, coefficients, forward, measure, published, recipes, search, shortcuts, train, trials
+from benchmarks import (
+    choosing,
+    coefficients,
+    forward,
+    measure,
+    published,
+    recipes,
+    search,
+    shortcuts,
+    train,
+    trials,
+    variants,
+)
 from CIFAR import Lottery_pools, main_imp
 
 ARCH = "cifar_resnet_8_4"
@@ -136,6 +148,12 @@ def test_shortcuts_are_compared_start_by_start():
     result = shortcuts.compare(found, reference)
     assert (result["difference"], result["gain"], result["rank_correlation"]) == (-0.25, 2.75, 1.0)
     assert (result["scored"], result["same_verdict"]) == (2.5, 1.0)
+
+
+def test_searches_from_folders_of_one_name_would_share_their_results(tmp_path):
+    args = argparse.Namespace(tickets=[tmp_path / "one" / "tickets", tmp_path / "other" / "tickets"])
+    with pytest.raises(SystemExit, match="--tickets: folders need different names"):
+        variants.pools(args, "fast", [])
 
 
 def test_recipes_are_compared_over_all_starts_and_run_by_run(tmp_path):
