@@ -326,6 +326,17 @@ def test_departures_have_folders_and_names_of_their_own(small_tickets, capfd):
     assert method_label(settings) == "Lottery Pools (2 coefficients)"
 
 
+def test_flags_that_a_command_does_not_heed_are_not_noted(search):
+    """A loop over methods gives its flags to all; two such loops have the same SWA."""
+    folder = search("pools", "--interpolate_method", "interpolate_swa", "--EMA_value", "0.5")
+    settings = pools_json(folder)["settings"]
+    assert settings["EMA_value"] == 0.95 and len(settings["interpolation_value_list"]) == 11
+    again = ["--EMA_value", "0.7", "--learned_steps", "3", "--interpolation_value_list", "0.5"]
+    before = (folder / "pools.json").read_bytes()
+    search("pools", "--interpolate_method", "interpolate_swa", *again)
+    assert (folder / "pools.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("method", ["Lottery_pools", "interpolate_swa", "uniform_soup", "ensemble"])
 def test_denser_tickets_stay_out(small_tickets, method):
     flags = [*SMALL, "--checkpoint", str(small_tickets), "--denser_num", "0", "--interpolate_method", method]

@@ -17,7 +17,17 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
 from utils.images import Images
 from utils.learned import GROUPS, learned
-from utils.method_names import CONNECTIVITY, DEPARTURES, ENSEMBLE, LEARNED, RECALIBRATED, SEARCH, folder_name
+from utils.method_names import (
+    CONNECTIVITY,
+    DEFAULTS,
+    DEPARTURES,
+    ENSEMBLE,
+    LEARNED,
+    METHOD_FLAGS,
+    RECALIBRATED,
+    SEARCH,
+    folder_name,
+)
 from utils.pool_runs import PoolRun
 from utils.pool_tables import results_table
 from utils.pools import Method, Rival, ema, greedy, swa
@@ -105,12 +115,16 @@ def _study(
 
 
 def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
-    """`args` without departures that the method has no use for, so that its pools are those of the plain command."""
+    """`args` without flags that the method has no use for, so that its pools are those of the plain command.
+
+    Only departures are spoken of: a loop over methods may well give the flags of single ones to all of them.
+    """
     plain = argparse.Namespace(**vars(args))
-    for name, methods in DEPARTURES.items():
-        if args.interpolate_method not in methods and getattr(args, name) != OLDER[name]:
-            setattr(plain, name, OLDER[name])
-            if speaks:
+    defaults = {**OLDER, **DEFAULTS}
+    for name, methods in {**DEPARTURES, **METHOD_FLAGS}.items():
+        if args.interpolate_method not in methods and getattr(args, name) != defaults[name]:
+            setattr(plain, name, defaults[name])
+            if speaks and name in DEPARTURES:
                 print(f"warning: {args.interpolate_method} has no use for --{name}", file=sys.stderr, flush=True)
     return plain
 
