@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LIST, SMALL, snapshot, stand_ins
+from conftest import LIST, SAVES, SMALL, snapshot, stand_ins
 from script_runs import ENSEMBLE, METHODS, assert_same_pools, change_ticket, load, pools_json, stop_after, table_of
 
-from CIFAR import Lottery_pools
+from CIFAR import Lottery_pools, main_imp
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.method_names import folder_name, method_label
 from utils.pool_files import PoolFiles
 from utils.pool_runs import ORDERS
-from utils.tickets import may_be_missing
+from utils.tickets import RunFiles, may_be_missing
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +324,20 @@ def test_departures_have_folders_and_names_of_their_own(small_tickets, capfd):
     for name in ("passes", "even_out", "select_by"):  # as files have it that are older than the flags
         del settings[name]
     assert method_label(settings) == "Lottery Pools (2 coefficients)"
+
+
+def test_a_level_that_is_still_trained_is_no_ticket(tmp_path, capfd, monkeypatch):
+    """Its best epoch so far is in the file of its ticket."""
+    tickets, pools = tmp_path / "tickets", tmp_path / "pools"
+    stop_after(monkeypatch, RunFiles, "save_checkpoint", 5)  # four of the first level, one of the second
+    with pytest.raises(KeyboardInterrupt):
+        imp = ["--epochs", "4", "--rewind_epoch", "1", "--pruning_times", "2", *SAVES]
+        main_imp.main([*SMALL, *imp, "--save_dir", str(tickets)])
+    monkeypatch.undo()
+    assert (tickets / "1model_SA_best.pth.tar").exists()
+    Lottery_pools.main([*SMALL, *LIST, "--checkpoint", str(tickets), "--save_dir", str(pools)])
+    assert [entry["level"] for entry in pools_json(pools)["pools"]] == [0]
+    assert "1model_SA_best.pth.tar: its level was stopped after 2 of 4 epochs" in capfd.readouterr().err
 
 
 def test_flags_that_a_command_does_not_heed_are_not_noted(search):

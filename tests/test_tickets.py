@@ -238,6 +238,54 @@ def test_pretraining_and_branches_are_no_tickets(tmp_path):
     assert all(read_ticket(file).state for file in files)
 
 
+# Tickets found: levels that were stopped
+
+
+def stop_level(path: Path, epoch: int) -> None:
+    write(path, {"epoch": epoch})
+
+
+@pytest.mark.parametrize("settings", [True, False], ids=["by the run's flags", "by the level before"])
+def test_level_that_was_stopped_is_left_out_and_named(tmp_path, settings, capfd):
+    write_published(tmp_path, 0, 1, 2)
+    stop_level(tmp_path / "1checkpoint.pth.tar", 40)
+    stop_level(tmp_path / "2checkpoint.pth.tar", 5)
+    if settings:
+        (tmp_path / "settings.json").write_text('{"settings": {"epochs": 40}}')
+        (tmp_path / "1checkpoint.pth.tar").unlink()
+    assert levels(find_tickets(tmp_path)) == [0, 1]
+    path = tmp_path / "2model_SA_best.pth.tar"
+    assert capfd.readouterr().err == f"left out: {path}: its level was stopped after 5 of 40 epochs\n"
+    stop_level(tmp_path / "2checkpoint.pth.tar", 40)
+    assert levels(find_tickets(tmp_path)) == [0, 1, 2]
+
+
+def test_stopped_level_of_ours_in_openlths_layout_is_left_out(tmp_path, capfd):
+    write_openlth(tmp_path, 0, 1)
+    (tmp_path / "settings.json").write_text('{"settings": {"epochs": 3}}')
+    stop_level(tmp_path / "level_1" / "main" / "resume.pth.tar", 2)
+    assert levels(find_tickets(tmp_path)) == [0]
+    assert "level_1/main/model_ep3_it0.pth: its level was stopped after 2 of 3 epochs" in capfd.readouterr().err
+
+
+def test_a_level_that_was_stopped_is_no_ticket_when_it_is_alone(tmp_path):
+    write_published(tmp_path, 0)
+    (tmp_path / "settings.json").write_text('{"settings": {"epochs": 40}}')
+    stop_level(tmp_path / "0checkpoint.pth.tar", 5)
+    with pytest.raises(UserError, match="stopped after 5 of 40 epochs, and there is no other ticket"):
+        find_tickets(tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"epoch": "5"}, {"state_dict": {}}, None], ids=["odd", "none", "damaged"])
+def test_a_checkpoint_that_does_not_tell_its_epoch_leaves_no_ticket_out(tmp_path, content):
+    write_published(tmp_path, 0, 1)
+    stop_level(tmp_path / "0checkpoint.pth.tar", 40)
+    path = write(tmp_path / "1checkpoint.pth.tar", content)
+    if content is None:
+        path.write_bytes(path.read_bytes()[:100])
+    assert levels(find_tickets(tmp_path)) == [0, 1]
+
+
 # Tickets read
 
 

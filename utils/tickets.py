@@ -5,9 +5,11 @@ OpenLTH: `level_{L}/main/model_ep{E}_it{I}.pth` beside `mask.pth`. In memory bot
 where the mask is False. No other module spells a file name or renames a key.
 """
 
+import contextlib
 import hashlib
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from utils import checkpoint
 from utils.errors import UserError, one_line
-from utils.plain_data import is_percent, misfit
+from utils.plain_data import is_percent, is_whole, misfit
 from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask
 from utils.records import CHECKPOINT, UNDERWAY
 
@@ -140,7 +142,7 @@ class Ticket:
 def find_tickets(folder: Path) -> list[TicketFile]:
     """The tickets in `folder`, by level. UserError when there is none, or when it is not clear which are meant.
 
-    Levels of OpenLTH that were not trained are left out; a line on standard error names them.
+    Levels that were not trained to their end are left out; a line on standard error names them.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -158,7 +160,7 @@ def find_tickets(folder: Path) -> list[TicketFile]:
         if levels.count(level) > 1:
             names = ", ".join(file.path.name for file in files if file.level == level)
             raise UserError(f"{folder} holds more than one ticket of level {level}: {names}")
-    return sorted(files, key=lambda file: file.level)
+    return _without_half_trained(sorted(files, key=lambda file: file.level))
 
 
 def holds_tickets(folder: Path) -> bool:
@@ -178,7 +180,39 @@ def ticket_of_file(path: Path) -> TicketFile | None:
 
 def settings_path(file: TicketFile) -> Path:
     """Where the run of a ticket of ours has its flags; tickets of other programs have nothing there."""
-    return (file.path.parent if file.mask_path is None else file.path.resolve().parents[2]) / SETTINGS
+    return _run_of(file).folder / SETTINGS
+
+
+def _run_of(file: TicketFile) -> "RunFiles":
+    """The files of the run that a ticket is of."""
+    if file.mask_path is None:
+        return RunFiles(file.path.parent)
+    return OpenlthRunFiles(file.path.resolve().parents[2])
+
+
+def _without_half_trained(files: list[TicketFile]) -> list[TicketFile]:
+    """`files`, by level, without the last one if its level was stopped: tickets are written while a level trains."""
+    *before, last = files
+    run = _run_of(last)
+    if run.curve(last.level).exists() and settings_path(last).exists():  # ours are drawn at a level's end
+        return files
+    done, whole = run.epochs_done(last.level), _epochs_of_run(last, before)
+    if done is None or whole is None or done >= whole:
+        return files
+    what = f"{last.path}: its level was stopped after {done} of {whole} epochs"
+    if not before:
+        raise UserError(f"{what}, and there is no other ticket: let main_imp.py end it")
+    print(one_line(f"left out: {what}"), file=sys.stderr, flush=True)
+    return before
+
+
+def _epochs_of_run(file: TicketFile, before: Sequence[TicketFile]) -> int | None:
+    """To how many epochs the levels of a run are trained: by its flags, or else by the level before."""
+    with contextlib.suppress(UserError):  # tickets of other programs have no flags
+        flags = checkpoint.load_json(settings_path(file))
+        if not misfit(flags, {"settings": {"epochs": is_whole}}):
+            return flags["settings"]["epochs"]
+    return _run_of(before[-1]).epochs_done(before[-1].level) if before else None
 
 
 def is_replica(folder: Path) -> bool:
@@ -440,6 +474,14 @@ class RunFiles:
             re.fullmatch(r"(\d+)checkpoint\.pth\.tar", path.name) for path in self.folder.glob("*checkpoint.pth.tar")
         )
         return max((int(name[1]) for name in names if name), default=None)
+
+    def epochs_done(self, level: int) -> int | None:
+        """How far a level has been trained; None where no checkpoint tells."""
+        try:
+            record = checkpoint.load(self.checkpoint(level))
+        except UserError:  # none, or a damaged one: who goes on from it is told
+            return None
+        return None if misfit(record, {"epoch": is_whole}) else record["epoch"]
 
     def remove_leftovers(self) -> None:
         """Remove what a killed run had half written."""
