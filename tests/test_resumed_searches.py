@@ -10,6 +10,7 @@ from conftest import LIST, SAVES, SMALL, snapshot, stand_ins
 from script_runs import ENSEMBLE, METHODS, assert_same_pools, change_ticket, load, pools_json, stop_after, table_of
 
 from CIFAR import Lottery_pools, main_imp
+from utils import provenance
 from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.method_names import folder_name, method_label
@@ -324,6 +325,35 @@ def test_departures_have_folders_and_names_of_their_own(small_tickets, capfd):
     for name in ("passes", "even_out", "select_by"):  # as files have it that are older than the flags
         del settings[name]
     assert method_label(settings) == "Lottery Pools (2 coefficients)"
+
+
+@pytest.mark.parametrize("method", ["Lottery_pools", "ensemble", "linear_inter"])
+def test_results_keep_the_versions_that_they_were_made_with(search, capfd, monkeypatch, method):
+    monkeypatch.setattr(provenance, "_git_revision", lambda: "before")
+    flags = ("--interpolate_method", method)
+    folder = search("results", *flags, "--levels", "0")
+    (path,) = (path for path in folder.glob("*.json"))
+    written = path.read_bytes()
+    monkeypatch.setattr(provenance, "_git_revision", lambda: "after")
+    search("results", *flags, "--levels", "0", "--save_interval", "5")
+    assert path.read_bytes() == written
+    assert "what is there already was made with revision before (now after)" in capfd.readouterr().out
+    search("results", *flags)
+    assert json.loads(path.read_text())["versions"]["revision"] == "after", "new results came"
+
+
+def test_tickets_keep_the_flags_and_versions_that_they_were_found_with(tmp_path, capfd, monkeypatch):
+    flags = [*SMALL, "--epochs", "2", "--rewind_epoch", "1", "--save_dir", str(tmp_path)]
+    monkeypatch.setattr(provenance, "_git_revision", lambda: "before")
+    main_imp.main([*flags, "--pruning_times", "2"])
+    written = (tmp_path / "settings.json").read_bytes()
+    monkeypatch.setattr(provenance, "_git_revision", lambda: "after")
+    main_imp.main([*flags, "--pruning_times", "1"])
+    assert (tmp_path / "settings.json").read_bytes() == written
+    assert "what is there already was made with revision before (now after)" in capfd.readouterr().out
+    main_imp.main([*flags, "--pruning_times", "3"])
+    content = json.loads((tmp_path / "settings.json").read_text())
+    assert (content["versions"]["revision"], content["settings"]["pruning_times"]) == ("after", 3)
 
 
 def test_a_level_that_is_still_trained_is_no_ticket(tmp_path, capfd, monkeypatch):

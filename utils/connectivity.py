@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
-from utils import checkpoint, heat_maps, report, tickets
+from utils import heat_maps, report, tickets
 from utils.errors import UserError
 from utils.evaluation import Score
 from utils.interpolation import interpolate
+from utils.provenance import save_results
 from utils.pruning import State
 from utils.records import is_line
 from utils.studies import Study
@@ -116,7 +117,7 @@ class ConnectivityRun:
         if not self.study.processes.is_main:
             return
         folder = self.study.folder
-        checkpoint.save_json({**self.study.description, "paths": entries}, folder / tickets.CONNECTIVITY_JSON)
+        save_results(folder / tickets.CONNECTIVITY_JSON, self.study.description, {"paths": entries})
         columns = ("coefficients", "test_accuracy", "test_loss")
         rows = [
             [*entry["levels"], *values, entry["barrier"]]

@@ -16,7 +16,7 @@ from utils.events import Events
 from utils.images import Images
 from utils.imp import ImpRun, ImpSettings
 from utils.preemption import deferred
-from utils.provenance import claimed_folder, describe_run
+from utils.provenance import changed_versions, claimed_folder, describe_run
 from utils.replicas import ReplicasRun
 from utils.tickets import RunFiles
 from utils.training import Schedule
@@ -39,10 +39,13 @@ def run_imp(
     description = describe_run(vars(args), device, data.identity, processes.world)
     where = f"{device} in {precision_name(device, args.amp)}"
     say(f"{args.prune_type} tickets of {args.arch} on {args.dataset} {data.sizes}, {where}: {files.folder}")
-    with _claimed(files, description, processes) as found:
+    done = processes.is_main and (files.epochs_done(settings.pruning_times - 1) or 0) >= settings.epochs
+    with _claimed(files, description, processes, renews=not done) as found:
         before = found["settings"].get("processes", processes.world)
         if before != processes.world:
             say(f"{processes.world} processes where there were {before}: it goes on, but not bit for bit")
+        if changes := changed_versions(found.get("versions"), description["versions"]):
+            say(f"what is there already was made with {changes}")
         if processes.is_main:
             for part in files.parts():
                 part.remove_leftovers()
@@ -79,13 +82,13 @@ def imp_settings(args: argparse.Namespace) -> ImpSettings:
 
 
 def _claimed(
-    files: RunFiles, description: dict[str, Any], processes: Processes
+    files: RunFiles, description: dict[str, Any], processes: Processes, renews: bool
 ) -> AbstractContextManager[dict[str, Any]]:
-    """Note the settings of this run in its folder, or refuse to go on with, or over, another's."""
+    """Note the settings of this run in its folder if it `renews` them, or refuse to go on with, or over, another's."""
     path, started = files.folder / tickets.SETTINGS, _is_started(files)
     if not started and not path.exists() and tickets.holds_tickets(files.folder):
         raise UserError(f"{files.folder} holds tickets that are not this run's: name another folder with --save_dir")
-    return claimed_folder(path, description, processes, started)
+    return claimed_folder(path, description, processes, started, renews)
 
 
 def _is_started(files: RunFiles) -> bool:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils import checkpoint, report, tickets
+from utils import report, tickets
+from utils.provenance import save_results
 
 Entry = dict[str, Any]
 NOT_IN_CSV = ("members", "steps", "checkpoint", "tickets")
@@ -16,8 +17,7 @@ def save_table(entries: Sequence[Entry], description: dict[str, Any], digests: M
     `entries` are in the order of their levels; `digests` are those of the tickets, by level.
     """
     starts = [[entry["level"], digests[entry["level"]]] for entry in entries]
-    content = {**description, "tickets": starts, "pools": list(entries)}
-    checkpoint.save_json(content, folder / tickets.POOLS_JSON)
+    save_results(folder / tickets.POOLS_JSON, description, {"tickets": starts, "pools": list(entries)})
     if not entries:
         return
     columns = [name for name in entries[0] if name not in NOT_IN_CSV]

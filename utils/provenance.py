@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import json
 import platform
 import shlex
 import subprocess
@@ -28,6 +29,9 @@ FREE_FLAGS = {
     *("save_interval", "print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
     *("levels", "pairs", "pruning_times", "ticket_tolerance"),
 }
+
+# Of `versions`, what may change a result beyond rounding, or tells that it has.
+DECISIVE_VERSIONS = ("revision", "torch", "precision", "device")
 
 # Flags that came later, with what older files, which note none of them, were made with.
 OLDER = {
@@ -92,12 +96,18 @@ def _git_revision() -> str:
 
 @contextlib.contextmanager
 def claimed_folder(
-    path: Path, description: Mapping[str, Any], processes: Processes, started: bool = True, **items: Shape
+    path: Path,
+    description: Mapping[str, Any],
+    processes: Processes,
+    started: bool = True,
+    renews: bool = True,
+    **items: Shape,
 ) -> Iterator[dict[str, Any]]:
     """Have the folder of `path` to oneself, and note in `path` what run it is for.
 
     What killed writers left half written there is removed. `items` names the lists that the file has beside that, with
-    the shape of an item of each.
+    the shape of an item of each. Where the run has `started` or the lists are not empty, a command that `renews`
+    nothing leaves the file as it is: what is there was made with the flags and versions that it tells.
 
     Gives what the file held before, or would have held: empty lists. UserError when it is damaged, when it is of
     another run that has `started` or whose lists are not empty, or when another process works in the folder.
@@ -109,9 +119,27 @@ def claimed_folder(
         if processes.is_main:
             checkpoint.remove_leftovers(path.parent)
             found = _read_claim(path, found, started, items)
-            if not path.exists() or {**found, **description} != found:
+            is_begun = started or any(found[name] for name in items)
+            if not path.exists() or ((renews or not is_begun) and {**found, **description} != found):
                 checkpoint.save_json({**found, **description}, path)
         yield processes.broadcast_object(found)
+
+
+def save_results(path: Path, description: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Write `results` with the `description` of the command that made them, unless `path` holds the same already.
+
+    They keep the flags and versions of the command that did make them then.
+    """
+    found = checkpoint.load_json(path) if path.exists() else {}
+    if json.dumps({name: found.get(name) for name in results}) != json.dumps(results):
+        checkpoint.save_json({**description, **results}, path)
+
+
+def changed_versions(old: Any, new: Mapping[str, Any]) -> str:
+    """Which of the `versions` of `describe_run` that bear on results are others now: "torch 2.13.0 (now 2.14.1)"."""
+    old = old if isinstance(old, dict) else {}
+    names = [name for name in DECISIVE_VERSIONS if name in old and old[name] != new.get(name)]
+    return ", ".join(f"{name} {old[name]} (now {new.get(name)})" for name in names)
 
 
 def _read_claim(path: Path, new: dict[str, Any], started: bool, items: Mapping[str, Shape]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What every method of `Lottery_pools.py` works on: the tickets of a run, what scores them, and where results go."""
 
+import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
 from utils.plain_data import Shape
 from utils.pools import neighbours
-from utils.provenance import claimed_folder
+from utils.provenance import changed_versions, claimed_folder
 from utils.tickets import Ticket, TicketFile
 
 # A search reads each ticket as a candidate of each other one. From a file that takes as long as a GPU takes to try it,
@@ -99,10 +99,15 @@ class Study:
         """Level and digest of each of `files`: what a result from them depends on."""
         return [[file.level, self.digests[file.level]] for file in files]
 
-    def claimed(self, name: str, **items: Shape) -> AbstractContextManager[dict[str, Any]]:
-        """`utils.provenance.claimed_folder` for the file of this name."""
-        started = tickets.holds_search(self.folder)
-        return claimed_folder(self.folder / name, self.description, self.processes, started, **items)
+    @contextlib.contextmanager
+    def claimed(self, name: str, **items: Shape) -> Iterator[dict[str, Any]]:
+        """`utils.provenance.claimed_folder` for the file of this name; says what has changed since it was written."""
+        path, started = self.folder / name, tickets.holds_search(self.folder)
+        with claimed_folder(path, self.description, self.processes, started, renews=False, **items) as found:
+            changes = changed_versions(found.get("versions"), self.description["versions"])
+            if changes and any(found[name] for name in items):
+                self.say(f"what is there already was made with {changes}")
+            yield found
 
 
 def _maskless(ticket: Ticket) -> str:
