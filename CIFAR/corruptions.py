@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from CIFAR.dataset import ImageData, Split
 from utils import tickets
@@ -27,6 +28,7 @@ class CorruptedArrays:
         labels = open_array(folder / tickets.CORRUPTED_LABELS)
         _check_labels(folder / tickets.CORRUPTED_LABELS, labels, len(data.classes))
         self._labels = torch.from_numpy(labels.astype(np.int64))
+        self._refuse_other_images(folder / tickets.CORRUPTED_LABELS, data.test.labels.cpu())
         files = {path.stem: path for path in folder.glob("*.npy") if path.name != tickets.CORRUPTED_LABELS}
         if not files:
             raise UserError(f"--corruptions {folder}: holds no <corruption>.npy beside {tickets.CORRUPTED_LABELS}")
@@ -35,11 +37,22 @@ class CorruptedArrays:
         for name, images in self._images.items():
             _check_images(files[name], images, (len(labels), data.side, data.side, 3))
 
-    def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[Batch]:
-        """Images N×3×S×S in 0..1 and labels, on the device."""
+    def _part(self, severity: int) -> slice:
+        """Where the images of a severity lie."""
         count = len(self._labels) // len(SEVERITIES)
         begin = (severity - 1) * count
-        part = slice(begin, begin + min(count, self.limit or count))
+        return slice(begin, begin + min(count, self.limit or count))
+
+    def _refuse_other_images(self, path: Path, test: Tensor) -> None:
+        """UserError unless each severity has the test images in their order, as far as labels tell, or the first."""
+        for severity in SEVERITIES:
+            labels = self._labels[self._part(severity)]
+            if not torch.equal(labels, test[: len(labels)]):
+                raise UserError(f"{path} has other labels than the test images of --dataset and --data: are they these?")
+
+    def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[Batch]:
+        """Images N×3×S×S in 0..1 and labels, on the device."""
+        part = self._part(severity)
         images = torch.from_numpy(np.array(self._images[corruption][part]))  # a copy: the file must stay as it is
         return Split(images, self._labels[part]).to(self.device).batches(batch_size)
 

@@ -689,6 +689,7 @@ def save_array(name: str, array: object):
         (save_array("labels.npy", np.full(1000, 10)), ["labels.npy", "10 classes"]),
         (save_array("labels.npy", np.full(1000, -1)), ["labels.npy", "-1"]),
         (save_array("labels.npy", np.array([{}])), ["labels.npy"]),
+        (save_array("labels.npy", np.arange(1000) % 10), ["labels.npy", "other labels than the test images"]),
         (save_array("fog.npy", np.zeros((995, 8, 8, 3), np.uint8)), ["fog.npy", "(995, 8, 8, 3)"]),
         (save_array("fog.npy", np.zeros((1000, 32, 32, 3), np.uint8)), ["fog.npy", "(1000, 8, 8, 3)"]),
         (save_array("fog.npy", np.zeros((1000, 8, 8), np.uint8)), ["fog.npy", "(1000, 8, 8)"]),
