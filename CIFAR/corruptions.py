@@ -48,7 +48,9 @@ class CorruptedArrays:
         for severity in SEVERITIES:
             labels = self._labels[self._part(severity)]
             if not torch.equal(labels, test[: len(labels)]):
-                raise UserError(f"{path} has other labels than the test images of --dataset and --data: are they these?")
+                raise UserError(
+                    f"{path} has other labels than the test images of --dataset and --data: are they these?"
+                )
 
     def batches(self, corruption: str, severity: int, batch_size: int) -> Iterator[Batch]:
         """Images N×3×S×S in 0..1 and labels, on the device."""

@@ -25,7 +25,8 @@ CIFAR_STATISTICS = {
     "cifar100": ([0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762]),
 }
 CIFAR_VAL_IMAGES = 5000
-# Scored at once. By arithmetic, not by measurement, a GPU is done with 500 before a small network's next are asked for.
+# Images of 32×32 scored at once, of larger ones as many pixels. By arithmetic, not by measurement, a GPU is done with
+# 500 before a small network's next are asked for.
 EVAL_BATCH_SIZES = {"cpu": 500, "cuda": 2000}
 Drawn = tuple[Tensor, Tensor, Tensor]
 # The threads of a search ask for the same pass at the same time: what it takes is made once.
@@ -128,10 +129,11 @@ class ImageData:
     def eval_batches(self, split: str, batch_size: int | None = None) -> Iterator[Batch]:
         """The images of `split` ("train", "val" or "test") in order, as they are; yields what `train_batches` does.
 
-        As many at once as suit the device, unless `batch_size` is given.
+        As many at once as suit the device and their size, unless `batch_size` is given.
         """
         part = {"train": self.train, "val": self.val, "test": self.test}[split]
-        return part.batches(batch_size or EVAL_BATCH_SIZES[self.device.type])
+        fitting = EVAL_BATCH_SIZES[self.device.type] * 32**2 // max(32, self.side) ** 2
+        return part.batches(batch_size or max(1, fitting))
 
     def _augmentation(self, purpose: tuple[int | str, ...], limit: int) -> Drawn:
         """What `_draw_augmentation` gives; the last is kept, for all coefficients of a candidate ask for the same."""
@@ -202,6 +204,24 @@ def load_data(
         padding=train.images.shape[1] // 8,
         flip=flip and dataset != "digits",
     )
+
+
+def doubt_about_classes(data: ImageData) -> str | None:
+    """What is odd about the classes in the splits of `data`, in a line; None if nothing is.
+
+    Validation images are the last of the training images: where these are sorted, they are of few classes, and all
+    choices would be made by those alone.
+    """
+    trained, validated, tested = ({*part.labels.tolist()} for part in (data.train, data.val, data.test))
+    if len(validated) < min(len(trained), len(data.val)) / 2:
+        return (
+            f"the {len(data.val)} validation images, which are the last training images, are of {len(validated)} of "
+            f"{len(trained | validated)} classes: are the images sorted by class? Shuffle them"
+        )
+    if unknown := sorted((validated | tested) - trained):
+        names = ", ".join([*(data.classes[label] for label in unknown[:5]), *(["…"] if len(unknown) > 5 else [])])
+        return f"no training image is of {names}: accuracies count such validation and test images as wrong"
+    return None
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

@@ -1,12 +1,14 @@
 """The flags that say which images a script of this folder works on."""
 
 import argparse
+import sys
 
 import torch
 
-from CIFAR.dataset import ImageData, load_data
+from CIFAR.dataset import ImageData, doubt_about_classes, load_data
 from CIFAR.sources import DATASETS
 from utils.cli import add_list_flag
+from utils.errors import one_line
 from utils.parser import Parser, count, positive
 
 
@@ -31,6 +33,10 @@ def add_data_flags(parser: Parser) -> None:
 
 
 def data_from_flags(args: argparse.Namespace, device: torch.device) -> ImageData:
-    return load_data(
+    """The images that the flags ask for; warns on standard error of odd ones."""
+    data = load_data(
         args.dataset, args.data, device, args.val_images, args.data_limit, args.data_url, flip=not args.no_flip
     )
+    if doubt := doubt_about_classes(data):
+        print(one_line(f"warning: {doubt}"), file=sys.stderr, flush=True)
+    return data

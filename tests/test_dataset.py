@@ -7,8 +7,9 @@ import torch
 from test_sources import assert_refused, npz_arrays, write_npz
 from torchvision.transforms import functional as vision
 
-from CIFAR import dataset
-from CIFAR.dataset import ImageData, Split, channel_statistics, load_data
+from CIFAR import Lottery_pools, dataset
+from CIFAR.dataset import ImageData, Split, channel_statistics, doubt_about_classes, load_data
+from CIFAR.flags import data_from_flags
 from utils.randomness import generator
 
 
@@ -45,6 +46,46 @@ def test_augmentation_is_that_of_torchvision(side, padding, flip):
     images, labels = gather(data.train_batches(8, 3, "shuffle", 0, 1))
     assert torch.equal(images, torch.stack(expected).float().div(255))
     assert torch.equal(labels, order)
+
+
+@pytest.mark.parametrize("side, fitting", [(8, 500), (32, 500), (64, 125), (100, 51)])
+def test_of_larger_images_fewer_are_scored_at_once(side, fitting):
+    images, labels = next(make_data(510, side).eval_batches("train"))
+    assert len(images) == len(labels) == fitting
+
+
+def classes_of(train: list[int], val: list[int], test: list[int]) -> ImageData:
+    parts = [
+        Split(torch.zeros(len(labels), 8, 8, 3, dtype=torch.uint8), torch.tensor(labels))
+        for labels in (train, val, test)
+    ]
+    return ImageData(*parts, [0.0] * 3, [1.0] * 3, [*"abcdefghij"], 1, False)
+
+
+@pytest.mark.parametrize(
+    "train, val, test, words",
+    [
+        ([0, 0, 1, 1, 2, 2, 3, 3], [4, 4, 4], [*range(5)], "are of 1 of 5 classes: are the images sorted"),
+        ([0, 1, 2, 3] * 9, [3] * 4, [*range(4)], "are of 1 of 4 classes"),
+        ([0, 1, 2] * 9, [0, 1, 2, 4], [5], "no training image is of e, f: accuracies"),
+        ([0] * 9, [0, 0], [*range(1, 8)], "of b, c, d, e, f, …:"),
+        ([*range(8)] * 2, [3, 3], [0], None),  # two of one class are chance
+        ([*range(10)] * 9, [0, 1, 2, 3, 4, 5, 5, 5, 5, 5], [0], None),
+    ],
+)
+def test_odd_classes_are_told(train, val, test, words):
+    doubt = doubt_about_classes(classes_of(train, val, test))
+    assert doubt is None if words is None else words in doubt
+
+
+def test_images_sorted_by_class_are_warned_of(tmp_path, capfd):
+    labels = np.arange(40) // 10
+    images = np.zeros((40, 8, 8), np.uint8)
+    np.savez(tmp_path / "sorted.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    args = Lottery_pools.build_parser().parse_args(["--dataset", "npz", "--data", str(tmp_path / "sorted.npz")])
+    data_from_flags(args, torch.device("cpu"))
+    line = capfd.readouterr().err
+    assert line.startswith("warning: the 4 validation images") and line.count("\n") == 1
 
 
 def test_batches_are_channels_last_and_the_last_one_is_kept():
