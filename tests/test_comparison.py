@@ -112,6 +112,7 @@ def test_mean_gains_are_over_the_starts_that_all_methods_share(tmp_path, capsys)
     assert ["mean", "gain", "+2.00", "+0.75"] in [line.split() for line in printed.splitlines()]
     note = "mean gain: over the 2 of 4 starts that all methods share"
     assert f"\n{note}\n" in printed and note in (tmp_path / "out/report.html").read_text()
+    assert "\nrows and pictures: each method over the starts that it has, which are not the same for all\n" in printed
 
 
 def test_runs_on_other_images_are_no_runs_of_one_experiment(tmp_path):

@@ -36,11 +36,13 @@ def compare(results: Sequence[Results], folder: Path) -> report.Table:
 def notes_on(results: Sequence[Results]) -> list[str]:
     """What one must know to read the table."""
     shared, every = _shared_starts(results), set().union(*map(_starts, results))
-    if not shared:
-        return ["no mean gain: there is no start that all methods share"]
     if shared == every:
         return []
-    return [f"mean gain: over the {len(shared)} of {len(every)} starts that all methods share"]
+    gain = f"mean gain: over the {len(shared)} of {len(every)} starts that all methods share"
+    return [
+        gain if shared else "no mean gain: there is no start that all methods share",
+        "rows and pictures: each method over the starts that it has, which are not the same for all",
+    ]
 
 
 def _starts(results: Results) -> set[tuple[int, int]]:
