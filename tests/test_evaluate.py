@@ -29,6 +29,7 @@ from utils.networks import find_networks
 from utils.parser import run_script
 from utils.predictions import mcnemar
 from utils.scoring import read_networks, score_networks
+from utils.ticket_cache import TicketCache
 from utils.tickets import TicketFile, find_tickets, plain_state
 
 METHODS = {"Lottery_pools_0.5": "average", "interpolate_swa": "SWA"}
@@ -568,6 +569,15 @@ def test_ensembles_are_scored_by_the_mean_of_their_members_probabilities(
                 assert entry["nll"] == pytest.approx(-true.log().mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("kept, readings", [(0, 2), (10**9, 1)])
+def test_networks_that_have_no_room_in_memory_are_read_again(run, scores, monkeypatch, kept, readings):
+    read, found = Evaluator.read_ticket, []
+    monkeypatch.setattr("utils.ticket_cache.KEPT_BYTES", kept)
+    monkeypatch.setattr(Evaluator, "read_ticket", lambda self, file: found.append(file) or read(self, file))
+    networks, _ = scores(run / "pools/interpolate_swa", "--score")
+    assert len(found) == readings * len(networks) and len({*found}) == len(networks)
+
+
 def test_ensembles_of_tickets_that_are_not_known(evaluation_fails, ensembles, tmp_path):
     elsewhere = Path(shutil.copytree(ensembles, tmp_path / "elsewhere"))
     assert str(elsewhere) in evaluation_fails(elsewhere, "--score")
@@ -660,12 +670,13 @@ class Nothing:
 
 def test_images_none_of_which_can_be_read(run, monkeypatch):
     _, evaluator = digits_evaluator()
-    scores = read_networks(find_networks([run]), evaluator)
+    cache = TicketCache(evaluator)
+    scores = read_networks(find_networks([run]), cache)
     with pytest.raises(UserError, match="no image of fog, severity 1"):
-        score_networks(scores, evaluator, Nothing(), lambda line: None)
+        score_networks(scores, cache, Nothing(), lambda line: None)
     monkeypatch.setattr(evaluator.data, "eval_batches", lambda *_: iter(()))
     with pytest.raises(UserError, match="--data: none of the test images"):
-        score_networks(scores, evaluator, None, lambda line: None)
+        score_networks(scores, cache, None, lambda line: None)
 
 
 def test_folder_that_cannot_be_written(evaluation_fails, run, tmp_path):

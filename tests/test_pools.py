@@ -560,7 +560,7 @@ def test_an_unfinished_pool_is_saved_when_it_is_time(interval, saved, tmp_path, 
 def test_tickets_are_read_once_as_far_as_there_is_memory_for_them(kept, tmp_path, monkeypatch):
     tickets = [make_ticket(level, [1.0, 4.0], [1, 1]) for level in range(3)]
     evaluator, read = FakeEvaluator(tickets, None, None), []
-    monkeypatch.setattr("utils.studies.KEPT_BYTES", kept * tickets[0].nbytes)
+    monkeypatch.setattr("utils.ticket_cache.KEPT_BYTES", kept * tickets[0].nbytes)
     monkeypatch.setattr(evaluator, "read_ticket", lambda file: (read.append(file.level), tickets[file.level])[1])
     study = Study(evaluator.files, evaluator, 19, 41, tmp_path, {"settings": {}, "versions": {}})
     for file in (*study.files, *study.files):

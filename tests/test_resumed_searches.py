@@ -295,7 +295,7 @@ def test_a_ticket_that_is_replaced_while_it_is_in_use_is_noticed(fails, small_ti
 
     score = Evaluator.validate
     monkeypatch.setattr(Evaluator, "validate", validate_and_replace)
-    monkeypatch.setattr("utils.studies.KEPT_BYTES", 0)
+    monkeypatch.setattr("utils.ticket_cache.KEPT_BYTES", 0)
     line = fails(Lottery_pools, *SMALL, "--checkpoint", small_tickets, "--interpolate_method", method)
     assert f"{small_tickets / '0model_SA_best.pth.tar'} was replaced" in line
 

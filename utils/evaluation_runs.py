@@ -22,6 +22,7 @@ from utils.provenance import describe_run
 from utils.recorded import read_all
 from utils.report_page import Page, write_page
 from utils.scoring import Scored, read_networks, score_networks
+from utils.ticket_cache import TicketCache
 
 CAPTIONS = {
     tickets.COMPARISON_PLOT: "Test accuracy against weights remaining; over several runs mean ± deviation",
@@ -102,10 +103,11 @@ def evaluate_networks(
     evaluator = Evaluator(args.arch, [net], data, args.batch_size, amp=args.amp, processes=processes)
     where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
     say(f"{len(networks)} networks on {data.sizes['test']} test images, {where}")
-    scores = read_networks(networks, evaluator)
+    cache = TicketCache(evaluator)
+    scores = read_networks(networks, cache)
     if processes.is_main:
         check_folder(folder)
-    score_networks(scores, evaluator, corrupted, say)
+    score_networks(scores, cache, corrupted, say)
     if processes.is_main:
         description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
         _report(scores, _notes(scores, corrupted), description, folder)
@@ -174,7 +176,7 @@ def _notes(scores: Sequence[Scored], corrupted: CorruptedImages | None) -> list[
             f"no density, and so no place in {tickets.COMPARISON_PLOT}, for {len(unknown)} files that hold no mask: "
             f"{_paths(unknown)}"
         )
-    if (most := max(len(scored.states) for scored in scores)) > 1:
+    if (most := max(len(scored.files) for scored in scores)) > 1:
         notes.append(f"ensembles have no network of their own: for every image up to {most} networks run")
     if corrupted:
         notes.append(f"corrupted: mean over five severities of {counted(corrupted.names)}")

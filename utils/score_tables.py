@@ -32,7 +32,7 @@ def describe_network(scored: Scored) -> dict[str, Any]:
         "level": scored.network.level,
         "density": scored.density,
         "path": str(scored.network.file.path),
-        "networks": len(scored.states),
+        "networks": len(scored.files),
         **scored.quality,
         "corrupted_accuracy": scored.corrupted_accuracy,
         "ticket": str(scored.ticket.network.file.path) if scored.ticket else None,

@@ -9,10 +9,10 @@ from typing import Any
 from utils.bars import progress_bar
 from utils.corruptions import SEVERITIES, CorruptedImages, mean_accuracy
 from utils.errors import UserError
-from utils.evaluation import Evaluator, gathered
+from utils.evaluation import gathered
 from utils.networks import NetworkFile
 from utils.predictions import Answers, Paired, Predictions, as_logits, averaged, mcnemar, per_image
-from utils.pruning import State
+from utils.ticket_cache import TicketCache
 from utils.tickets import TicketFile
 
 
@@ -20,14 +20,14 @@ from utils.tickets import TicketFile
 class Scored:
     """A network and what it is worth.
 
-    `states` lie on the CPU, one, or those of an ensemble's members; `density` is 0..1, or None where no mask tells it;
-    `digest` is the one that a pool knows its ticket by; `quality` is `Predictions.summary()`. `paired` (ticket first,
-    pool second) is of a pool whose `ticket` was scored too. `corrupted` maps each corruption to the accuracies
-    (percent) at the five severities.
+    `files` hold it: one, or those of an ensemble's members. `density` is 0..1, or None where no mask tells it; `digest`
+    is the one that a pool knows its ticket by; `quality` is `Predictions.summary()`. `paired` (ticket first, pool
+    second) is of a pool whose `ticket` was scored too. `corrupted` maps each corruption to the accuracies (percent) at
+    the five severities.
     """
 
     network: NetworkFile
-    states: list[State]
+    files: list[TicketFile]
     density: float | None
     digest: str
     predictions: Predictions | None = None
@@ -47,38 +47,33 @@ class Scored:
         return mean_accuracy(self.corrupted)
 
 
-def read_networks(networks: Sequence[NetworkFile], evaluator: Evaluator) -> list[Scored]:
+def read_networks(networks: Sequence[NetworkFile], cache: TicketCache) -> list[Scored]:
     """All networks, not scored yet; UserError for a file that holds none of the evaluator's kind."""
-
-    @functools.cache  # many ensembles have a ticket in common
-    def read(file: TicketFile) -> tuple[State, float | None, str]:
-        ticket = evaluator.read_ticket(file)
-        density = None if ticket.lost_its_mask else ticket.density
-        return {name: value.cpu() for name, value in ticket.state.items()}, density, ticket.digest()
-
     scores = []
     for network in networks:
-        states, densities, digests = zip(*map(read, _files(network)), strict=True)
-        for (file, digest), found in zip(network.members, digests, strict=False):
-            if digest != found:
+        files = [file for file, _ in network.members] or [network.file]
+        first = cache.read(files[0])
+        for file, digest in network.members:
+            cache.read(file)
+            if digest != cache.digests[file]:
                 raise UserError(f"{file.path} is not the ticket that {network.file.path} was made with")
-        density = densities[0] if network.density is None else network.density
+        density = network.density
+        if density is None and not first.lost_its_mask:
+            density = first.density
         if network.level is None and density == 1:  # as read without a mask, whatever was pruned
             density = None
-        scores.append(Scored(network, [*states], density, digests[0]))
+        scores.append(Scored(network, files, density, cache.digests[files[0]]))
     return scores
 
 
-def _files(network: NetworkFile) -> list[TicketFile]:
-    return [file for file, _ in network.members] or [network.file]
-
-
-def _predict(scored: Scored, evaluator: Evaluator, batches: Callable[[], Iterable], answers: Answers) -> Predictions:
+def _predict(scored: Scored, cache: TicketCache, batches: Callable[[], Iterable], answers: Answers) -> Predictions:
     """Of an ensemble, by its members' averaged probabilities; `answers` are those on these images."""
-    if len(scored.states) == 1:
-        return evaluator.predict(scored.states[0], batches())
+    evaluator = cache.evaluator
+    if len(scored.files) == 1:
+        return evaluator.predict(cache.read(scored.files[0]).state, batches())
     members = (
-        answers.of(id(state), lambda state=state: evaluator.probabilities(state, batches())) for state in scored.states
+        answers.of(file, lambda file=file: evaluator.probabilities(cache.read(file).state, batches()))
+        for file in scored.files
     )
     mean, labels = averaged(members)
     return gathered([per_image(as_logits(mean), labels)] if len(labels) else [], evaluator.processes)
@@ -86,15 +81,15 @@ def _predict(scored: Scored, evaluator: Evaluator, batches: Callable[[], Iterabl
 
 def score_networks(
     scores: Sequence[Scored],
-    evaluator: Evaluator,
+    cache: TicketCache,
     corrupted: CorruptedImages | None,
     say: Callable[[str], None],
 ) -> None:
     """Fill in `scores`: every network on the test images, and on the `corrupted` ones if there are any."""
-    answers = Answers()
+    evaluator, answers = cache.evaluator, Answers()
     for scored in scores:
         test = functools.partial(evaluator.data.eval_batches, "test", evaluator.batch_size)
-        scored.predictions = _predict(scored, evaluator, test, answers)
+        scored.predictions = _predict(scored, cache, test, answers)
         if not len(scored.predictions.correct):
             raise UserError("--data: none of the test images can be read")
         scored.quality = scored.predictions.summary()
@@ -103,7 +98,7 @@ def score_networks(
         say(f"  {scored.quality['accuracy']:6.2f}%  {scored.network.file.path}")
     _set_pools_against_tickets(scores)
     if corrupted:
-        _score_corrupted(scores, evaluator, corrupted, say)
+        _score_corrupted(scores, cache, corrupted, say)
 
 
 def _set_pools_against_tickets(scores: Sequence[Scored]) -> None:
@@ -116,11 +111,12 @@ def _set_pools_against_tickets(scores: Sequence[Scored]) -> None:
 
 def _score_corrupted(
     scores: Sequence[Scored],
-    evaluator: Evaluator,
+    cache: TicketCache,
     corrupted: CorruptedImages,
     say: Callable[[str], None],
 ) -> None:
     """All networks on one set of images, then on the next: of photographs, no more than one set has room in memory."""
+    evaluator = cache.evaluator
     passes = len(corrupted.names) * len(SEVERITIES) * len(scores)
     with progress_bar(evaluator.processes, "corrupted images", passes, "pass") as bar:
         for name in corrupted.names:
@@ -128,7 +124,7 @@ def _score_corrupted(
                 batches = functools.partial(corrupted.batches, name, severity, evaluator.batch_size)
                 answers = Answers()
                 for scored in scores:
-                    correct = _predict(scored, evaluator, batches, answers).correct
+                    correct = _predict(scored, cache, batches, answers).correct
                     if not len(correct):
                         raise UserError(f"--corruptions: no image of {name}, severity {severity}, can be read")
                     scored.corrupted.setdefault(name, []).append(100 * float(correct.sum()) / len(correct))

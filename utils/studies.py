@@ -5,22 +5,18 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from utils import tickets
 from utils.distributed import SINGLE, Processes
-from utils.errors import UserError
 from utils.evaluation import Evaluator, Score
 from utils.plain_data import Shape
 from utils.pools import neighbours
 from utils.provenance import changed_versions, claimed_folder
+from utils.ticket_cache import TicketCache
 from utils.tickets import Ticket, TicketFile
-
-# A search reads each ticket as a candidate of each other one. From a file that takes as long as a GPU takes to try it,
-# so that all are kept which fit into these bytes, and memory is bounded whatever the number of tickets. The paper's 19
-# of VGG-16 are 1.4 GB.
-KEPT_BYTES = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,6 @@ class Study:
     ticket_tolerance: float = math.inf
     processes: Processes = SINGLE
     denser_num: int | None = None
-    digests: dict[int, str] = field(default_factory=dict, init=False)  # of the tickets, by level
-    _kept: dict[int, Ticket] = field(default_factory=dict, init=False, repr=False)
     _scores: dict[int, Score] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,17 +51,18 @@ class Study:
         if missing:
             self.say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")
 
+    @cached_property
+    def _cache(self) -> TicketCache:
+        return TicketCache(self.evaluator)
+
+    @property
+    def digests(self) -> dict[int, str]:
+        """Of the tickets, by level."""
+        return {file.level: digest for file, digest in self._cache.digests.items()}
+
     def read_ticket(self, file: TicketFile) -> Ticket:
         """The ticket on the evaluator's device, for nobody to change; UserError where it is another one by now."""
-        if file.level in self._kept:
-            return self._kept[file.level]
-        ticket = self.evaluator.read_ticket(file)
-        digest = ticket.digest()
-        if self.digests.setdefault(file.level, digest) != digest:
-            raise UserError(f"{file.path} was replaced while it was in use: start again when that run is done")
-        if sum(kept.nbytes for kept in (*self._kept.values(), ticket)) <= KEPT_BYTES:
-            self._kept[file.level] = ticket
-        return ticket
+        return self._cache.read(file)
 
     def score(self, file: TicketFile) -> Score:
         """What the ticket scores on validation images; measured once."""
