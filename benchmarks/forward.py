@@ -120,7 +120,7 @@ def measure_phase(args: argparse.Namespace, nets: Sequence[nn.Module], images: T
     with torch.no_grad(), autocast(images.device, args.amp):
         for way, run in runs.items():
             first = seconds(run, images)
-            found[way] = {"first": first, "logits": run(images).float(), "seconds": []}
+            found[way] = {"first": first, "logits": run(images).float().clone(), "seconds": []}
         for _ in range(args.rounds):
             for way, run in runs.items():
                 found[way]["seconds"].append(seconds(run, images))

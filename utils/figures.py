@@ -11,11 +11,12 @@ from utils.checkpoint import write_atomically
 COLUMN, PAGE = 3.3, 6.9  # widths of a paper's column and of its page, inches
 DPI = 300  # of the PNG files
 # Okabe and Ito's palette, which stays apart for colour-blind readers; the marker tells lines apart in grey.
-# After the first round of colours comes another, of broken lines and hollow markers.
+# After the first round of colours come others, of broken lines and hollow markers and of dotted lines and half-filled
+# ones: enough for the 18 lines between neighbours of the paper's 19 levels.
 COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 STYLES = [
     {"color": color, "marker": marker, **broken}
-    for broken in ({}, {"ls": "--", "mfc": "white"})
+    for broken in ({}, {"ls": "--", "mfc": "white"}, {"ls": ":", "fillstyle": "bottom", "markerfacecoloralt": "white"})
     for color, marker in zip(COLORS, "osD^vPX", strict=True)
 ]
 # Decorates whatever draws a picture. Texts are as large as a paper's captions, and TrueType is what publishers ask for.
