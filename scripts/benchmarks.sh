@@ -45,7 +45,7 @@ images=(--data "$data" --val_images "$VAL_IMAGES")
   --epochs "$EPOCHS" --decreasing_lr "$((EPOCHS * 3 / 4))" --rewind_epoch 1 --pruning_times "$LEVELS" --amp \
   --save_dir "$out/tickets"
 measure train "${images[@]}" --images "$IMAGES" --epochs "$EPOCHS" \
-  --variants defaults amp amp-channels-last amp-compile
+  --variants defaults channels-last amp amp-channels-last amp-compile
 measure search "${images[@]}" --images "$IMAGES" --tickets "$out/tickets" --levels 1 --search_num 2 \
   --variants defaults amp fast fast-compile
 measure growth
