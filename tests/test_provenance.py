@@ -5,6 +5,7 @@ import pytest
 from CIFAR import Lottery_pools, main_imp
 from ImageNet import Lottery_pools as imagenet_pools
 from ImageNet import main_imp as imagenet_imp
+from utils import methods
 from utils.errors import UserError
 from utils.provenance import FREE_FLAGS, OLDER, refuse_other_run, used
 
@@ -51,3 +52,10 @@ def test_defaults_are_those_of_older_files(script):
 )
 def test_a_flag_is_told_as_a_command_line_has_it(name, value, words):
     assert used(name, value) == words
+
+
+@pytest.mark.parametrize("method, warned", [("ensemble", True), ("linear_inter", True), ("uniform_soup", False)])
+def test_starts_of_their_own_are_of_no_use_to_methods_that_split_images(method, warned, capfd):
+    flags = ["images", "--save_dir", "tickets", "--parallel", "starts", "--interpolate_method", method]
+    methods._heeded(imagenet_pools.build_parser().parse_args(flags), speaks=True)
+    assert capfd.readouterr().err == f"warning: {method} has no use for --parallel starts\n" * warned

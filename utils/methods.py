@@ -121,11 +121,16 @@ def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
     """
     plain = argparse.Namespace(**vars(args))
     defaults = {**OLDER, **DEFAULTS}
+    useless = []
     for name, methods in {**DEPARTURES, **METHOD_FLAGS}.items():
         if args.interpolate_method not in methods and getattr(args, name) != defaults[name]:
             setattr(plain, name, defaults[name])
-            if speaks and name in DEPARTURES:
-                print(f"warning: {args.interpolate_method} has no use for --{name}", file=sys.stderr, flush=True)
+            if name in DEPARTURES:
+                useless.append(name)
+    if getattr(args, "parallel", "data") == "starts" and splits_images(args):
+        useless.append("parallel starts")
+    for name in useless if speaks else ():
+        print(f"warning: {args.interpolate_method} has no use for --{name}", file=sys.stderr, flush=True)
     return plain
 
 
