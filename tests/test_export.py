@@ -158,6 +158,22 @@ def test_another_ending(fails, pool, tmp_path, name):
     assert str(tmp_path / name) in line and ".safetensors" in line and not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["images.npz", "epoch_1_rewind_weight.pt"])
+def test_what_was_not_exported_is_not_written_over(fails, pool, tmp_path, name):
+    path = tmp_path / name
+    np.savez(tmp_path / "images.npz", x_train=np.zeros(3))
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "epoch_1_rewind_weight.pt")
+    before = path.read_bytes()
+    assert f"{path} is there and was not exported" in fails(export, pool, path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["pool.npz", "pool.pt"])
+def test_an_export_may_be_repeated(pool, tmp_path, name):
+    for _ in range(2):
+        export.main([str(pool), str(tmp_path / name)])
+
+
 def test_a_file_is_not_written_over_itself(fails, pool, tmp_path):
     path = tmp_path / "pool.pt"
     path.write_bytes(pool.read_bytes())

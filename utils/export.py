@@ -1,5 +1,6 @@
 """Tickets and pools for programs that know nothing of this one: plain state dicts, dense or sparse."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,17 +19,30 @@ def export(source: Path, target: Path) -> report.Table:
     """Write the network in `source` (a ticket or a pool) to `target`, in the form that its ending names; FORMATS.
 
     Names are plain and pruned weights are zeros. Returns a table of sizes. UserError for another ending, and where
-    `target` is `source`, which holds more than this writes.
+    `target` is `source`, which holds more than this writes, or is there and holds something else than a network.
     """
     write = FORMATS.get(target.suffix)
     if write is None:
         raise UserError(f"{target} ends in none of {', '.join(FORMATS)}: the ending says what is written")
     if target.exists() and target.resolve() == source.resolve():
         raise UserError(f"{target} would be written over itself: name another file")
+    if target.exists() and not _may_be_replaced(target):
+        raise UserError(f"{target} is there and was not exported: name another file, or move it away")
     file = tickets.ticket_of_file(source) or TicketFile(0, source)
     state = tickets.read_ticket(file).state
     write(state, target)
     return _size_table(state, source, target)
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether an earlier export may have written `path`, and not somebody's images or the weights that a run needs."""
+    if tickets.is_rewind_point(path):
+        return False
+    if path.suffix != ".npz":
+        return True
+    with contextlib.suppress(UserError):
+        return bool(read_sparse(path))
+    return False
 
 
 def _size_table(state: State, source: Path, target: Path) -> report.Table:

@@ -28,6 +28,7 @@ SETTINGS = "settings.json"
 EVENTS = "tensorboard"
 REPLICA = r"replica_(\d+)"
 MODEL, MASK = r"model_ep(\d+)_it(\d+)\.pth", "mask.pth"  # OpenLTH's, of each level
+REWIND = "epoch_{epoch}_rewind_weight.pt"
 RESUME = "resume.pth.tar"  # what goes on with a level, beside OpenLTH's files
 STATE_DICTS = ("state_dict", "model_state_dict", "model")  # what programs call it in their checkpoints
 POOLS_JSON, POOLS_CSV, POOLS_PLOT = "pools.json", "pools.csv", "accuracy.png"
@@ -72,6 +73,11 @@ def search_plot(folder: Path, level: int) -> Path:
 def unfinished_pool_path(folder: Path, level: int) -> Path:
     """Where an interrupted search of this start goes on."""
     return folder / f"{level}pool_unfinished.pth.tar"
+
+
+def is_rewind_point(path: Path) -> bool:
+    """Whether `path` is called like the weights that the levels of a run go back to."""
+    return bool(re.fullmatch(REWIND.format(epoch=r"\d+"), path.name))
 
 
 def holds_search(folder: Path) -> bool:
@@ -491,7 +497,7 @@ class RunFiles:
         """Save what training of a level starts from, where the layout has a place for it."""
 
     def save_rewind(self, state: State, epoch: int) -> None:
-        checkpoint.save(state, self.folder / f"epoch_{epoch}_rewind_weight.pt")
+        checkpoint.save(state, self.folder / REWIND.format(epoch=epoch))
 
     def save_ticket(self, best: Snapshot) -> None:
         checkpoint.save(self._ticket_content(best), self.ticket(best.level).path)
