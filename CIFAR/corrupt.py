@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from CIFAR.dataset import Split
+from CIFAR.dataset import Split, digest_of
 from CIFAR.flags import add_data_flags, data_from_flags
 from utils import checkpoint, cli, tickets
 from utils.corruptions import SEVERITIES, in_order
@@ -128,17 +128,22 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     data = data_from_flags(args, torch.device("cpu"))
     names = possible(data.test.images)
-    with _claimed(args, data.identity):
+    with _claimed(args, data.test):
         write_corrupted(data.test, names, args.seed, args.save_dir, cli.announcer(args))
     print(f"{len(data.test)} images under {len(names)} corruptions at {len(SEVERITIES)} severities: {args.save_dir}")
 
 
-def _claimed(args: argparse.Namespace, images: dict[str, int | str]) -> AbstractContextManager:
-    """Note which images the folder holds; UserError where it holds those of other flags, or published ones."""
+def _claimed(args: argparse.Namespace, test: Split) -> AbstractContextManager:
+    """Note which images the folder holds; UserError where it holds those of other flags, or published ones.
+
+    Flags of training and validation images make no difference to these.
+    """
     settings = args.save_dir / tickets.CORRUPTED_SETTINGS
     if (args.save_dir / tickets.CORRUPTED_LABELS).exists() and not settings.exists():
         raise UserError(f"--save_dir {args.save_dir} holds corrupted images of another kind: name another folder")
-    return claimed_folder(settings, describe_run(vars(args), torch.device("cpu"), images), SINGLE)
+    heeded = {name: value for name, value in vars(args).items() if name not in ("val_images", "no_flip")}
+    images = {"test": len(test), "digest": digest_of(test)}
+    return claimed_folder(settings, describe_run(heeded, torch.device("cpu"), images), SINGLE)
 
 
 def write_corrupted(test: Split, names: list[str], seed: int, folder: Path, say: Callable[[str], None]) -> None:

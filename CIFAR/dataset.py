@@ -92,11 +92,7 @@ class ImageData:
     @cached_property
     def identity(self) -> dict[str, int | str]:
         """The sizes, and a digest of all images and labels: what tells this data set from any other."""
-        digest = hashlib.blake2b(digest_size=16)
-        for part in (self.train, self.val, self.test):
-            digest.update(part.images.cpu().numpy())
-            digest.update(part.labels.cpu().numpy())
-        return {**self.sizes, "digest": digest.hexdigest()}
+        return {**self.sizes, "digest": digest_of(self.train, self.val, self.test)}
 
     @property
     def device(self) -> torch.device:
@@ -204,6 +200,15 @@ def load_data(
         padding=train.images.shape[1] // 8,
         flip=flip and dataset != "digits",
     )
+
+
+def digest_of(*splits: Split) -> str:
+    """A number of all images and labels in `splits` that others do not have."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split in splits:
+        digest.update(split.images.cpu().numpy())
+        digest.update(split.labels.cpu().numpy())
+    return digest.hexdigest()
 
 
 def doubt_about_classes(data: ImageData) -> str | None:

@@ -97,6 +97,13 @@ def test_same_command_writes_the_same_bytes(tmp_path):
     assert all(np.array_equal(array, first[name]) for name, array in written(tmp_path / "a").items())
 
 
+def test_flags_of_other_images_make_no_difference(tmp_path):
+    corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--quiet"])
+    first = written(tmp_path)
+    corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--quiet", "--val_images", "7", "--no_flip"])
+    assert all(np.array_equal(array, first[name]) for name, array in written(tmp_path).items())
+
+
 def test_its_flags_are_noted_beside_the_images(tmp_path):
     corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--seed", "7"])
     assert json.loads((tmp_path / "corrupted.json").read_text())["settings"]["seed"] == 7
