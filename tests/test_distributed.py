@@ -158,6 +158,28 @@ def test_devices(monkeypatch):
     assert distributed._own_device("cuda", two) == torch.device("cuda:0")
 
 
+def test_what_lies_on_the_cpu_never_waits_for_a_gpu(monkeypatch):
+    """Every operation on it takes gloo's group, where a process that is gone is noticed at once."""
+    gloo, used = object(), []
+
+    def reached(*tensors, group=None, **_):
+        used.append(group)
+        if isinstance(tensors[0], list):  # all_gather: from both the same
+            for part in tensors[0]:
+                part.copy_(tensors[1])
+
+    for name in ("all_reduce", "broadcast", "all_gather"):
+        monkeypatch.setattr(dist, name, reached)
+    processes = Processes(0, 2, 0, 2, torch.device("cuda"), gloo)
+    assert processes.sum_counts(3) == (3,) and not processes.any(False)
+    processes.barrier()
+    assert processes.sum_(torch.ones(2)).tolist() == [1, 1]
+    assert processes.broadcast_object("x") == "x"
+    monkeypatch.setattr(Processes, "sum_counts", lambda self, *sizes: [max(sizes)] * 2)
+    assert processes.gather_objects("x") == ["x", "x"]
+    assert used == [gloo] * 7
+
+
 def test_only_plain_data_travels():
     with pytest.raises(Exception, match="weights_only"):
         distributed._to_bytes(Path())

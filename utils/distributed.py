@@ -44,6 +44,9 @@ class Processes:
 
     Every process calls the same operations in the same order. With one process they give back what they are given. An
     operation raises RuntimeError (or NCCL ends the process) when another process is gone or the timeout is over.
+
+    Data on the CPU go over gloo, which notices at once that a process is gone, as after a refusal by rank 0; NCCL has
+    what is on GPUs alone, and may wait for the lost one until the timeout is over.
     """
 
     rank: int = 0
@@ -72,9 +75,11 @@ class Processes:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace `tensor`, wherever it lies, by its sum over all processes, in its own precision, and return it."""
         if self.world > 1:
-            total = tensor.to(self.device).contiguous()
-            self._recent.append(total)
-            dist.all_reduce(total)
+            total = tensor.contiguous()
+            on_cpu = total.device.type == "cpu"
+            if on_cpu:
+                self._recent.append(total)
+            dist.all_reduce(total, group=self._on_cpu if on_cpu else None)
             if total is not tensor:
                 tensor.copy_(total)
         return tensor
@@ -83,19 +88,15 @@ class Processes:
         """The sum of each whole number over all processes, exact below 2⁶³."""
         if self.world == 1:
             return counts
-        return tuple(self.sum_(torch.tensor(counts, dtype=torch.int64, device=self.device)).tolist())
+        return tuple(self.sum_(torch.tensor(counts, dtype=torch.int64)).tolist())
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process. Over the CPU, so it does not wait for what a GPU still computes."""
-        if self.world == 1:
-            return flag
-        votes = torch.tensor([int(flag)])
-        self._recent.append(votes)
-        dist.all_reduce(votes, group=self._on_cpu)
-        return bool(votes)
+        """Whether `flag` is set in any process. It does not wait for what a GPU still computes."""
+        (votes,) = self.sum_counts(int(flag))
+        return votes > 0
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has come here, not for what its GPU still computes."""
         self.sum_counts(0)
 
     def broadcast_object(self, value: Any) -> Any:
@@ -104,9 +105,9 @@ class Processes:
             return value
         data = _to_bytes(value) if self.is_main else torch.empty(0, dtype=torch.uint8)
         (size,) = self.sum_counts(len(data))
-        data = _padded(data, size).to(self.device)
+        data = _padded(data, size)
         self._recent.append(data)
-        dist.broadcast(data, src=0)
+        dist.broadcast(data, src=0, group=self._on_cpu)
         return _from_bytes(data)
 
     def from_main(self, ask: Callable[[], T]) -> T:
@@ -134,10 +135,10 @@ class Processes:
             return [value]
         data = _to_bytes(value)
         sizes = self.sum_counts(*(len(data) if rank == self.rank else 0 for rank in range(self.world)))
-        data = _padded(data, max(sizes)).to(self.device)
+        data = _padded(data, max(sizes))
         parts = [torch.empty_like(data) for _ in sizes]
         self._recent.append((data, parts))
-        dist.all_gather(parts, data)
+        dist.all_gather(parts, data, group=self._on_cpu)
         return [_from_bytes(part[:size]) for part, size in zip(parts, sizes, strict=True)]
 
     def wrap(self, net: nn.Module) -> nn.Module:
@@ -166,6 +167,8 @@ class Processes:
         if self.world == 1:
             return
         if error is None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # or NCCL could end while another GPU still needs this one
             self.barrier()  # The process that holds the store must not go while others need it.
         if isinstance(error, Exception):
             _report(error)
@@ -294,7 +297,7 @@ def _to_bytes(value: Any) -> Tensor:
 
 
 def _from_bytes(data: Tensor) -> Any:
-    return torch.load(io.BytesIO(data.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=True)
 
 
 def _padded(data: Tensor, size: int) -> Tensor:
