@@ -190,8 +190,55 @@ def test_nobody_there_is_one_line():
     with pytest.raises(UserError, match=r"nothing answers at 127\.0\.0\.1:"):
         wait_for_port("127.0.0.1", free_port(), 0.5)
     assert time.monotonic() - start < 5
-    with pytest.raises(UserError, match="no host nobody"):
-        wait_for_port("nobody.invalid", 1, 0.5)
+
+
+def test_a_name_server_that_does_not_know_a_host_is_believed_one_that_does_not_answer_is_asked_again(monkeypatch):
+    failures = [socket.gaierror(code, "said") for code in (socket.EAI_AGAIN, socket.EAI_AGAIN, socket.EAI_NONAME)]
+
+    def look_up(*_, **__):
+        raise failures.pop(0)
+
+    monkeypatch.setattr(socket, "create_connection", look_up)
+    with pytest.raises(UserError, match="there is no host nobody: said"):
+        wait_for_port("nobody", 1, 60)
+    assert not failures
+
+
+@pytest.mark.parametrize(
+    ("error", "place", "kind", "words"),
+    [
+        (
+            dist.DistBackendError("NCCL error: invalid usage\nncclInvalidUsage\nLast error:\nDuplicate GPU detected"),
+            Place(0, 2, 0, 2, "host0", 1),
+            RuntimeError,
+            "rank 0 is not connected to the others: NCCL error: .* Last error: Duplicate GPU detected",
+        ),
+        (
+            RuntimeError("Unable to find address for: eth9"),
+            Place(0, 2, 0, 1, "host0", 1),
+            RuntimeError,
+            r"rank 0 is not connected to the others \(GLOO_SOCKET_IFNAME .*: Unable to find address for: eth9",
+        ),
+        (
+            dist.DistStoreError("Timed out after 6 seconds"),
+            Place(0, 2, 0, 2, "host0", 1),
+            UserError,
+            r"does not meet the other processes at host0:1 \(MASTER_ADDR:MASTER_PORT\): Timed out after 6 seconds",
+        ),
+    ],
+    ids=["nccl", "mesh", "store"],
+)
+def test_what_keeps_processes_apart_is_said_in_whole(monkeypatch, error, place, kind, words):
+    """Where it is the backend's fault, another attempt may do: no user's mistake then."""
+
+    def refuse(*_, **__):
+        raise error
+
+    for name in ("TCPStore", "PrefixStore"):
+        monkeypatch.setattr(dist, name, lambda *_: None)
+    monkeypatch.setattr(dist, "init_process_group", refuse)
+    with pytest.raises(kind, match=f"^{words}" if kind is RuntimeError else words):
+        distributed._join(place, torch.device("cpu"), 1)
 
 
 def test_operations_over_slurm_and_a_process_that_is_slow_then_gone(start, operations, tmp_path):

@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.places import Place, find_place
 from utils.preemption import die_with_parent
 
@@ -189,7 +189,8 @@ def connect(device_name: str, timeout_s: float = 600.0) -> Processes:
 
     `device_name` is `cpu`, `cuda` or, where a machine has one process, `cuda:N`: NCCL on CUDA, with a GPU for each
     process of a machine, gloo on the CPU. A process that is gone, or silent, is waited for at most `timeout_s` seconds.
-    UserError: the environment contradicts itself, too few GPUs, or the processes do not find each other.
+    UserError: the environment contradicts itself, too few GPUs, or the processes do not find each other. RuntimeError:
+    they do, but NCCL or gloo cannot connect them.
     """
     place = find_place(os.environ)
     device = _own_device(device_name, place)
@@ -236,10 +237,14 @@ def _join(place: Place, device: torch.device, timeout_s: float) -> dist.ProcessG
             return None
         dist.init_process_group("nccl", device_id=device, **members)
         return dist.new_group(backend="gloo", timeout=timeout)
-    except (RuntimeError, ValueError) as error:
+    except (dist.DistStoreError, dist.DistNetworkError, ValueError) as error:
         where = f"{place.address}:{place.port} (MASTER_ADDR:MASTER_PORT)"
-        reason = str(error).splitlines()[0]
-        raise UserError(f"rank {place.rank} does not meet the other processes at {where}: {reason}") from error
+        raise UserError(f"rank {place.rank} does not meet the other processes at {where}: {error}") from error
+    except RuntimeError as error:  # no UserError: it may be gone when the launcher tries again
+        hint = ""
+        if place.local_world < place.world:
+            hint = " (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network to use)"
+        raise RuntimeError(f"rank {place.rank} is not connected to the others{hint}: {one_line(error)}") from error
 
 
 def wait_for_port(address: str, port: int, timeout_s: float) -> None:
@@ -252,9 +257,9 @@ def wait_for_port(address: str, port: int, timeout_s: float) -> None:
         try:
             socket.create_connection((address, port), timeout=5).close()
             return
-        except socket.gaierror as error:
-            raise UserError(f"there is no host {address}: {error.strerror}") from error
         except OSError as error:
+            if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+                raise UserError(f"there is no host {address}: {error.strerror}") from error
             if time.monotonic() > end:
                 reason = error.strerror or error
                 raise UserError(f"nothing answers at {address}:{port} for {timeout_s:g} s: {reason}") from error
