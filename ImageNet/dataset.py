@@ -5,6 +5,7 @@ part: of each training batch, of the batches that recalibrate batch norm, of the
 those are, and how each is cropped, follows from the seed alone, whatever the number of processes and workers.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -14,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -27,6 +29,7 @@ from models.normalize import IMAGENET_MEAN, IMAGENET_STD
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError, one_line
 from utils.images import Batch
+from utils.memory import free_memory
 from utils.preemption import Preempted, end_with_parent, held_back, is_asked
 from utils.randomness import derive_seed, generator
 
@@ -290,24 +293,30 @@ class ImageFolders:
     def _shared_memory(self, size: int) -> tuple[Tensor | None, str]:
         """`size` bytes that the processes of this host share; None, and why, where any host has no room for them.
 
-        The file behind them is unlinked before it is used.
+        The file behind them is unlinked as soon as all have it, while it takes no room yet: a kill leaves nothing.
         """
         # The first process of each machine chooses for it: free space changes from one look to the next.
         folders = self.processes.gather_objects(str(_memory_folder(size)))
         name = self.processes.broadcast_object(f"lottery_pools_{secrets.token_hex(8)}")
         path = Path(folders[self.processes.rank - self.processes.local_rank], name)
         owner = self.processes.local_rank == 0
-        try:
-            # Nobody maps the file before all know that every host has one.
-            failures = [*filter(None, self.processes.gather_objects(_allocate(path, size) if owner else ""))]
-            if failures:
-                return None, failures[0]
-            memory = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
-            self.processes.barrier()
-            return memory, ""
-        finally:
-            if owner:
-                path.unlink(missing_ok=True)
+        file, failure = _create(path, size) if owner else (None, "")
+        with file or contextlib.nullcontext():
+            try:
+                # Nobody maps the file before all know that every host has one.
+                if failure := self._failure(failure):
+                    return None, failure
+                memory = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+                self.processes.barrier()
+            finally:
+                if owner:
+                    path.unlink(missing_ok=True)
+            failure = self._failure(_allocate(file, size) if owner else "")
+        return (None, failure) if failure else (memory, "")
+
+    def _failure(self, own: str) -> str:
+        """The first process's failure of all, of which `own` is this one's; an empty text where there is none."""
+        return next(filter(None, self.processes.gather_objects(own)), "")
 
 
 def _memory_folder(size: int) -> Path:
@@ -317,20 +326,37 @@ def _memory_folder(size: int) -> Path:
     return memory if roomy else Path(tempfile.gettempdir())
 
 
-def _allocate(path: Path, size: int) -> str:
-    """Make a file of `size` bytes that are really there; returns why that fails, or an empty text.
+def _create(path: Path, size: int) -> tuple[BinaryIO | None, str]:
+    """A new file, open and sparse, of `size` bytes; None, and why, where that fails or memory is too short for them.
+
+    A file system in memory knows its own limit alone: who fills more memory than there is gets killed.
+    """
+    free = free_memory()
+    if 1.1 * size > free:
+        return None, f"do not fit into {free / 1e9:.1f} GB of free memory"
+    try:
+        file = path.open("xb")
+        file.truncate(size)
+    except OSError as error:
+        return None, _not_kept(error, path)
+    return file, ""
+
+
+def _allocate(file: BinaryIO, size: int) -> str:
+    """Give a sparse file of `size` bytes all its room; returns why that fails, or an empty text.
 
     Into a sparse file one can write until its file system is full; then the process is killed without a word.
     """
     try:
-        with path.open("xb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:  # macOS
-                file.truncate(size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        return f"cannot be kept in {path.parent} ({error.strerror or error})"
+        return _not_kept(error, Path(file.name))
     return ""
+
+
+def _not_kept(error: OSError, path: Path) -> str:
+    return f"cannot be kept in {path.parent} ({error.strerror or error})"
 
 
 def _read_folders(root: Path, val_images: int | None, data_limit: int) -> tuple[dict[str, list[Sample]], list[str]]:

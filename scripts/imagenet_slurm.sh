@@ -4,6 +4,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --gres=gpu:8
 #SBATCH --cpus-per-task=64
+#SBATCH --mem=0
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 # Tickets of ResNet-50 on ImageNet over two nodes of eight GPUs, then their pools. One launcher a node starts a process
@@ -22,7 +23,8 @@ cd "$repository/ImageNet"
 tickets=checkpoints/rewind_lt/imagenet/imagenet_resnet_50/rewind_epoch_5/seed17
 host0=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-# A tenth of the training images to validate on, 50,000 to recalibrate on and as many to test on are 34 GB decoded.
+# A tenth of the training images to validate on, 50,000 to recalibrate on and as many to test on are 34 GB decoded. They
+# count as the job's memory: --mem=0 above asks for all of a node's, what Slurm gives by itself may be less than they take.
 loading=(--cache_gb 40 -j 8)
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not take it over by itself
 everywhere() {

@@ -29,7 +29,7 @@ from torchvision.transforms.functional import pil_to_tensor
 import models
 from ImageNet import Lottery_pools, evaluate, main_imp
 from ImageNet.corruptions import CorruptedFolders
-from ImageNet.dataset import UNREADABLE, ImageFolders, Photographs, _allocate
+from ImageNet.dataset import UNREADABLE, ImageFolders, Photographs, _allocate, _create
 from ImageNet.flags import data_from_flags
 from utils import tickets
 from utils.distributed import SINGLE, Processes
@@ -134,7 +134,27 @@ def test_a_full_file_system_means_decoding_again_and_is_said_once(photographs, k
 
 
 def test_memory_that_is_not_there_is_missed_before_it_is_written_to(small_disk):
-    assert "No space left on device" in _allocate(small_disk / "images", 10**6)
+    file, _ = _create(small_disk / "images", 10**6)
+    with file:
+        assert "No space left on device" in _allocate(file, 10**6)
+
+
+def test_more_images_than_the_memory_takes_are_not_kept(photographs, kept_here, monkeypatch, capfd):
+    monkeypatch.setattr(
+        "ImageNet.dataset.free_memory", lambda: 63 * 3 * 32**2
+    )  # val are 21, train 60, and a tenth must be left
+    data = images_of(photographs, cache_gb=1)
+    assert count_validation(data) == 21 and [*data._memory] == ["val"]
+    list(data.bn_batches(16))
+    assert [*data._memory] == ["val"] and not any(kept_here.iterdir())
+    assert "decoded images do not fit into 0.0 GB of free memory, so that" in capfd.readouterr().err
+
+
+def test_a_kill_while_memory_is_taken_leaves_no_file(photographs, kept_here, monkeypatch):
+    there = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: there.extend(kept_here.iterdir()), raising=False)
+    assert count_validation(images_of(photographs, cache_gb=1)) == 21
+    assert not there
 
 
 class Second(Processes):
