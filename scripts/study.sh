@@ -6,8 +6,13 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/../CIFAR"
-# Under Slurm every command is a step: steps hear of the end of a job's time, the shell would keep it to itself.
-step=${SLURM_JOB_ID:+srun}
+# Under Slurm every command is a step: steps hear of the end of a job's time, the shell would keep it to itself. A shell
+# that srun has started is a step already, in which another would wait for ever; numbers from 0xfffffff0 on are no srun's.
+step=
+if [ -n "${SLURM_JOB_ID:-}" ] && [ "${SLURM_STEP_ID:-4294967280}" -ge 4294967280 ]; then step=srun; fi
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+  export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not take it over by itself
+fi
 trap 'if [ $? -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then scontrol requeue "$SLURM_JOB_ID"; fi' EXIT
 data=${DATA:-../data}
 

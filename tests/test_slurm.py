@@ -9,7 +9,7 @@ from conftest import ROOT
 NOTE = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$NOTES"
 case "$(basename "$0")" in
-  srun) "$@" ;;
+  srun) echo "$SRUN_CPUS_PER_TASK" > "$NOTES.cores"; "$@" ;;
   python) exit "$STATUS" ;;
   scontrol) [ "$1" = show ] && echo node0 || true ;;
 esac
@@ -69,6 +69,18 @@ def test_a_job_that_ends_by_itself_stays_out_of_the_queue(job, status):
     assert calls[-1].endswith(
         "--arch resnet20s --seed 1 --prune_type rewind_lt --rewind_epoch 9 --pruning_times 19 --amp"
     )
+
+
+@pytest.mark.parametrize(("step", "called"), [("0", ["python"]), ("4294967290", ["srun", "python"])])
+def test_a_shell_that_srun_has_started_starts_no_step_within_its_own(job, step, called):
+    _, calls = job("cifar_imp.sh", 0, **ONE, **SLURM, SLURM_STEP_ID=step)
+    assert [call.split()[0] for call in calls] == called
+
+
+@pytest.mark.parametrize("script", JOBS)
+def test_steps_have_the_cores_that_the_job_asked_for(job, script, tmp_path):
+    job(script, 0, tmp_path, **ONE, **SLURM)
+    assert (tmp_path / "notes.cores").read_text() == "64\n"
 
 
 def test_by_hand_nothing_of_slurm_is_called(job):
