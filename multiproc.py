@@ -37,7 +37,7 @@ from utils.places import own_cores
 
 GRACE_S, SIGTERM_GRACE_S = 10, 30
 SEVERAL_NODES_PORT = 29500
-# How ranks end whose last line says it all and for whom another attempt does nothing: a user's mistake, SIGTERM.
+# How ranks end of which one line says it all and for whom another attempt does nothing: a user's mistake, SIGTERM.
 SAY_IT_ALL = (2, preemption.STATUS)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -66,7 +66,7 @@ class Logs(LogsSpecs):
         lines = last_lines(path)
         terminal = [line for file in self.files.tee_stderrs.values() for line in last_lines(file)]
         if failure.exitcode in SAY_IT_ALL and lines:
-            lines = lines[-1:]
+            lines = [last_word(lines)]
         else:
             killed = f"was killed by {failure.signal_name()}"
             how = killed if failure.exitcode < 0 else f"failed with exit status {failure.exitcode}"
@@ -151,6 +151,11 @@ def last_lines(path: str) -> list[str]:
     with Path(path).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
         return file.read().decode(errors="replace").rstrip().splitlines()[-20:]
+
+
+def last_word(lines: list[str]) -> str:
+    """The line in which a script has said why it ends; what NCCL warns of at the end of a process may follow it."""
+    return next((line for line in reversed(lines) if ": error: " in line or "stopped by" in line), lines[-1])
 
 
 def die_of_signals() -> None:
@@ -248,7 +253,9 @@ def make_agent(args: argparse.Namespace, folder: Path) -> Agent:
 
 
 def make_folder(args: argparse.Namespace) -> Path:
-    folder = args.log_dir / f"{Path(args.script).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    # With the machine's number: in containers on one volume, launchers of the same second have the same process number.
+    name = f"{Path(args.script).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{args.node_rank}-{os.getpid()}"
+    folder = args.log_dir / name
     try:
         folder.mkdir(parents=True)
     except OSError as error:

@@ -189,6 +189,19 @@ def test_who_failed_first(tmp_path):
     assert blamed((0, -6, False), (1, 1, True)) == 1  # NCCL ended the other
 
 
+@pytest.mark.parametrize("said", ["run.py: error: no such folder: x", "stopped by SIGTERM; give the same command"])
+def test_what_a_script_says_at_its_end_is_found_before_later_warnings(said):
+    assert multiproc.last_word(["loading", said, "[W] destroy_process_group() was not called"]) == said
+    assert multiproc.last_word(["loading", "usage: run.py"]) == "usage: run.py"
+
+
+def test_launchers_of_two_machines_do_not_share_a_folder_for_logs(tmp_path, monkeypatch):
+    monkeypatch.setattr(multiproc.time, "strftime", lambda _: "now")
+    flags = f"--nnodes 2 --log_dir {tmp_path}/logs run.py"
+    folders = {multiproc.make_folder(parse(f"--node_rank {rank} {flags}")) for rank in (0, 1)}
+    assert {*(tmp_path / "logs").iterdir()} == folders and len(folders) == 2
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
