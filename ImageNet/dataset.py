@@ -368,7 +368,7 @@ def _read_folders(root: Path, val_images: int | None, data_limit: int) -> tuple[
     classes = folders["train"].classes
     for split, folder in folders.items():
         for name in sorted(set(classes) ^ set(folder.classes)):
-            raise UserError(f"{root}: class {name} is in only one of train and {split}")
+            raise UserError(f"{root}: class {name} is in only one of train and {split}{_advice(split)}")
     samples = {split: folder.samples for split, folder in folders.items()}
     if "test" not in samples:
         samples["test"] = samples["val"]
@@ -380,7 +380,13 @@ def _read_split(folder: Path) -> ImageFolder:
     try:
         return ImageFolder(str(folder))
     except FileNotFoundError as error:
-        raise UserError(f"{folder}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{folder}: {' '.join(str(error).split())}{_advice(folder.name)}") from error
+
+
+def _advice(split: str) -> str:
+    """What to do about a split with wrong classes: the `test` that ImageNet and Tiny ImageNet come with has none."""
+    advice = "; if its images have no labels, move test away or rename it, and val is the test set"
+    return advice if split == "test" else ""
 
 
 def _hold_out(train: list[Sample], val_images: int | None) -> tuple[list[Sample], list[Sample]]:

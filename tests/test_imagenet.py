@@ -285,6 +285,15 @@ def test_class_in_one_split_only(tmp_path):
         images_of(folder)
 
 
+@pytest.mark.parametrize("place", ["test", "test/images"], ids=["ImageNet", "Tiny ImageNet"])
+def test_a_test_folder_without_labels_is_to_be_moved_away(tmp_path, place):
+    folder = write_photographs(tmp_path, {"train": 2, "val": 2})
+    (folder / place).mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(folder / place / "0.JPEG")
+    with pytest.raises(UserError, match="move test away or rename it, and val is the test set"):
+        images_of(folder)
+
+
 @pytest.mark.parametrize(
     "flags, own, machine, local_world, workers",
     [
