@@ -1,7 +1,6 @@
 """The flags that say which images a script of this folder works on, and the defaults of the paper's ImageNet runs."""
 
 import argparse
-import os
 from pathlib import Path
 
 from ImageNet.dataset import ImageFolders
@@ -9,8 +8,9 @@ from utils.cli import add_list_flag
 from utils.distributed import Processes
 from utils.errors import UserError
 from utils.parser import Parser, count, nonnegative, positive
-from utils.places import own_cores
+from utils.places import cores_each
 
+MOST_WORKERS = 16  # by default; each holds a few batches
 PAPER = {"arch": "imagenet_resnet_18", "seed": 17, "rewind_epoch": 5}
 
 
@@ -37,7 +37,7 @@ def add_data_flags(parser: Parser, data_flag: str = "data") -> None:
         "-j",
         type=count,
         metavar="N",
-        help="processes that decode, for each rank; default: 4, or one a core",
+        help=f"processes that decode, for each rank; default: one a core, at most {MOST_WORKERS}",
     )
     group.add_argument(
         "--cache_gb", type=nonnegative, default=16.0, metavar="GB", help="memory on each host for images kept decoded"
@@ -51,6 +51,7 @@ def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: 
     resize = args.resize or round(args.image_size * 8 / 7)
     if resize < args.image_size:  # or what is scored would have black borders, and what is trained on none
         raise UserError(f"--resize {resize}: images would be smaller than their crops, --image_size {args.image_size}")
+    workers = min(cores_each(processes.local_world), MOST_WORKERS) if args.workers is None else args.workers
     return ImageFolders(
         args.data,
         processes,
@@ -58,13 +59,8 @@ def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: 
         resize=resize,
         val_images=args.val_images,
         data_limit=args.data_limit,
-        workers=_workers(processes) if args.workers is None else args.workers,
+        workers=workers,
         cache_gb=args.cache_gb,
         seed=args.seed,
         split_work=split_work,
     )
-
-
-def _workers(processes: Processes) -> int:
-    """Four, unless that is more than a rank has cores, of which torch warns: Slurm may have given each its own."""
-    return max(1, min(4, own_cores(), (os.cpu_count() or 1) // processes.local_world))

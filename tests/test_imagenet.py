@@ -96,6 +96,21 @@ def test_kept_images_are_the_decoded_ones_and_are_decoded_once(photographs, monk
             monkeypatch.setattr(kept, "_decode", None)
 
 
+def test_only_batches_for_a_gpu_are_decoded_into_memory_that_it_reads(photographs):
+    data = images_of(photographs, Processes(device=torch.device("cuda")))
+    loaders = []
+    decode = data._decode
+    data._decode = lambda *args, **kwargs: loaders.append(decode(*args, **kwargs)) or loaders[-1]
+    data.train_batches(16, 41)
+    memory = torch.empty(21 * (8 + 3 * 32**2), dtype=torch.uint8)
+    data._decode_into(memory, Photographs(data.samples["val"], 32, data._plain))
+    assert [loader.pin_memory for loader in loaders] == [True, False]
+
+
+def test_the_identity_of_images_is_that_of_runs_begun_earlier(photographs):
+    assert images_of(photographs).identity["digest"] == "69134f5d15278d6219d7a925c475d0c0"
+
+
 def count_validation(data: ImageFolders) -> int:
     return sum(len(labels) for _, labels in data.eval_batches("val"))
 
@@ -295,23 +310,14 @@ def test_a_test_folder_without_labels_is_to_be_moved_away(tmp_path, place):
 
 
 @pytest.mark.parametrize(
-    "flags, own, machine, local_world, workers",
-    [
-        ([], 64, 64, 8, 4),
-        ([], 2, 64, 1, 2),  # a container of two cores
-        ([], 8, 64, 8, 4),  # eight tasks of Slurm with eight cores each
-        ([], 4, 4, 8, 1),
-        (["-j", "32"], 2, 2, 1, 32),
-        (["-j", "0"], 2, 2, 1, 0),
-    ],
+    "flags, cores, workers", [([], 2, 2), ([], 8, 8), ([], 64, 16), (["-j", "32"], 2, 32), (["-j", "0"], 2, 0)]
 )
 def test_photographs_are_decoded_by_as_many_workers_as_there_are_cores_for(
-    photographs, monkeypatch, flags, own, machine, local_world, workers
+    photographs, monkeypatch, flags, cores, workers
 ):
-    monkeypatch.setattr("ImageNet.flags.own_cores", lambda: own)
-    monkeypatch.setattr("os.cpu_count", lambda: machine)
+    monkeypatch.setattr("ImageNet.flags.cores_each", lambda local_world: cores if local_world == 8 else None)
     args = main_imp.build_parser().parse_args([str(photographs), *flags])
-    assert data_from_flags(args, Processes(local_world=local_world)).workers == workers
+    assert data_from_flags(args, Processes(local_world=8)).workers == workers
 
 
 def test_published_command_means_what_it_meant(photographs):

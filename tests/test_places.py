@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.places import Place, find_place
+from utils.places import Place, cores_each, find_place
 
 TORCHRUN = {
     "RANK": "3",
@@ -36,6 +36,23 @@ def add_scontrol(folder: Path) -> None:
     """Put a stand-in for Slurm's program that spells lists of hosts out into `folder`."""
     (folder / "scontrol").write_text(SCONTROL)
     (folder / "scontrol").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "own, on_node, local_world, cores",
+    [
+        (64, "", 8, 8),
+        (2, "", 1, 2),
+        (4, "", 8, 1),
+        (8, "64", 8, 8),  # Slurm has given each task its own
+        (64, "64", 8, 8),  # or all of them together
+        (128, "32", 4, 8),  # or does not keep them from those that are others'
+    ],
+)
+def test_processes_of_a_machine_share_its_cores(monkeypatch, own, on_node, local_world, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(own), raising=False)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", on_node)
+    assert cores_each(local_world) == cores
 
 
 def test_place_by_torchrun():
