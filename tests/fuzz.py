@@ -133,12 +133,13 @@ def prepare(folder: Path) -> None:
     connectivity_run(folder, evaluator).run([0.5], [0])
     draws = np.random.RandomState(0)
     images = {f"x_{part}": draws.randint(0, 256, (20, 8, 8)).astype(np.uint8) for part in ("train", "test")}
-    labels = {f"y_{part}": np.arange(20) % 3 for part in ("train", "test")}
-    np.savez(folder / "plain.npz", **images, **labels, classes=["ant", "bee", "cat"])
-    np.savez_compressed(folder / "deflated.npz", **images, **labels)
+    images |= {f"y_{part}": np.arange(20) % 3 for part in ("train", "test")}
+    np.savez(folder / "plain.npz", **images, classes=["ant", "bee", "cat"])
+    np.savez_compressed(folder / "deflated.npz", **images)
     (folder / "corrupted").mkdir()
     np.save(folder / "corrupted" / "fog.npy", np.zeros((50, 8, 8, 3), np.uint8))
-    np.save(folder / "corrupted" / tickets.CORRUPTED_LABELS, np.arange(50) % 10)
+    labels = load_data("digits", None, "cpu", data_limit=10).test.labels
+    np.save(folder / "corrupted" / tickets.CORRUPTED_LABELS, labels.repeat(5).numpy())
     Image.effect_noise((44, 40), 80).convert("RGB").save(folder / "photograph.JPEG")
 
 
