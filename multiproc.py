@@ -33,7 +33,7 @@ from utils import preemption
 from utils.distributed import wait_for_port
 from utils.errors import UserError
 from utils.parser import Parser, count, nonnegative, positive, run_script
-from utils.places import cores_each
+from utils.places import own_cores
 
 GRACE_S, SIGTERM_GRACE_S = 10, 30
 SEVERAL_NODES_PORT = 29500
@@ -289,7 +289,7 @@ def launch(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     check(args)
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores_each(args.nproc_per_node)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, own_cores() // args.nproc_per_node)))
     logging.disable()  # What a user should know of torch's log is said here.
     sys.stdout.reconfigure(line_buffering=True)
     die_of_signals()

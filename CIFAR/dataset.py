@@ -218,7 +218,8 @@ def doubt_about_classes(data: ImageData) -> str | None:
     choices would be made by those alone.
     """
     trained, validated, tested = ({*part.labels.tolist()} for part in (data.train, data.val, data.test))
-    if len(validated) < min(len(trained), len(data.val)) / 2:
+    is_one = len(validated) == 1 < len(trained | validated) and len(data.val) >= 10
+    if is_one or len(validated) < min(len(trained), len(data.val)) / 2:
         return (
             f"the {len(data.val)} validation images, which are the last training images, are of {len(validated)} of "
             f"{len(trained | validated)} classes: are the images sorted by class? Shuffle them"

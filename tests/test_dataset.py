@@ -67,6 +67,8 @@ def classes_of(train: list[int], val: list[int], test: list[int]) -> ImageData:
     [
         ([0, 0, 1, 1, 2, 2, 3, 3], [4, 4, 4], [*range(5)], "are of 1 of 5 classes: are the images sorted"),
         ([0, 1, 2, 3] * 9, [3] * 4, [*range(4)], "are of 1 of 4 classes"),
+        ([0] * 20 + [1] * 5, [1] * 10, [0, 1], "are of 1 of 2 classes"),
+        ([0, 1] * 20, [1] * 4, [0, 1], None),
         ([0, 1, 2] * 9, [0, 1, 2, 4], [5], "no training image is of e, f: accuracies"),
         ([0] * 9, [0, 0], [*range(1, 8)], "of b, c, d, e, f, …:"),
         ([*range(8)] * 2, [3, 3], [0], None),  # two of one class are chance

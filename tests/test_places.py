@@ -52,7 +52,16 @@ def add_scontrol(folder: Path) -> None:
 def test_processes_of_a_machine_share_its_cores(monkeypatch, own, on_node, local_world, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(own), raising=False)
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", on_node)
+    monkeypatch.delenv("RANK", raising=False)
     assert cores_each(local_world) == cores
+
+
+@pytest.mark.parametrize("own, on_node, cores", [(64, "128", 8), (128, "64", 8), (16, "", 2)])
+def test_processes_of_a_launcher_share_its_cores(monkeypatch, own, on_node, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(own), raising=False)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", on_node)
+    monkeypatch.setenv("RANK", "0")
+    assert cores_each(8) == cores
 
 
 def test_place_by_torchrun():

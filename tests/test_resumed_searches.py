@@ -370,15 +370,21 @@ def test_a_level_that_is_still_trained_is_no_ticket(tmp_path, capfd, monkeypatch
     assert "1model_SA_best.pth.tar: its level was stopped after 2 of 4 epochs" in capfd.readouterr().err
 
 
-def test_flags_that_a_command_does_not_heed_are_not_noted(search):
+def test_flags_of_other_methods_make_no_difference(search, fails, tmp_path):
     """A loop over methods gives its flags to all; two such loops have the same SWA."""
-    folder = search("pools", "--interpolate_method", "interpolate_swa", "--EMA_value", "0.5")
-    settings = pools_json(folder)["settings"]
-    assert settings["EMA_value"] == 0.95 and len(settings["interpolation_value_list"]) == 11
-    again = ["--EMA_value", "0.7", "--learned_steps", "3", "--interpolation_value_list", "0.5"]
+    swa = ("--interpolate_method", "interpolate_swa")
+    folder = search("pools", *swa, "--EMA_value", "0.5")
     before = (folder / "pools.json").read_bytes()
-    search("pools", "--interpolate_method", "interpolate_swa", *again)
+    search("pools", *swa, "--EMA_value", "0.7", "--learned_steps", "3", "--interpolation_value_list", "0.5")
     assert (folder / "pools.json").read_bytes() == before
+    files = [
+        "--checkpoint",
+        tmp_path / "tickets",
+        "--save_dir",
+        search("ema", "--interpolate_method", "interpolate_ema"),
+    ]
+    line = fails(Lottery_pools, *SMALL, *files, "--interpolate_method", "interpolate_ema", "--EMA_value", "0.5")
+    assert "--EMA_value 0.95, not with --EMA_value 0.5" in line
 
 
 @pytest.mark.parametrize("method", ["Lottery_pools", "interpolate_swa", "uniform_soup", "ensemble"])

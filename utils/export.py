@@ -19,7 +19,8 @@ def export(source: Path, target: Path) -> report.Table:
     """Write the network in `source` (a ticket or a pool) to `target`, in the form that its ending names; FORMATS.
 
     Names are plain and pruned weights are zeros. Returns a table of sizes. UserError for another ending, and where
-    `target` is `source`, which holds more than this writes, or is there and holds something else than a network.
+    `target` is `source`, which holds more than this writes, or is there and is an .npz file of something else or a
+    run's rewind point.
     """
     write = FORMATS.get(target.suffix)
     if write is None:

@@ -35,18 +35,6 @@ DEPARTURES = {
     "learned_per": (LEARNED,),
     "denser_num": tuple(name for name in METHODS if name not in (CONNECTIVITY, RECALIBRATED)),
 }
-# The flags of single methods, each with the methods that heed it, and their defaults.
-METHOD_FLAGS = {
-    "interpolation_value_list": (SEARCH, CONNECTIVITY),
-    "EMA_value": ("interpolate_ema",),
-    **dict.fromkeys(("learned_steps", "learned_lr"), (LEARNED,)),
-}
-DEFAULTS = {
-    "interpolation_value_list": list(PAPER_COEFFICIENTS),
-    "EMA_value": 0.95,
-    "learned_steps": 50,
-    "learned_lr": 0.1,
-}
 LABELS = {
     "interpolate_swa": "SWA",
     "uniform_soup": "uniform soup",

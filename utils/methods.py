@@ -17,17 +17,7 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
 from utils.images import Images
 from utils.learned import GROUPS, learned
-from utils.method_names import (
-    CONNECTIVITY,
-    DEFAULTS,
-    DEPARTURES,
-    ENSEMBLE,
-    LEARNED,
-    METHOD_FLAGS,
-    RECALIBRATED,
-    SEARCH,
-    folder_name,
-)
+from utils.method_names import CONNECTIVITY, DEPARTURES, ENSEMBLE, LEARNED, RECALIBRATED, SEARCH, folder_name
 from utils.pool_runs import PoolRun
 from utils.pool_tables import results_table
 from utils.pools import Method, Rival, ema, greedy, swa
@@ -115,18 +105,15 @@ def _study(
 
 
 def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
-    """`args` without flags that the method has no use for, so that its pools are those of the plain command.
-
-    Only departures are spoken of: a loop over methods may well give the flags of single ones to all of them.
-    """
+    """`args` without departures that the method has no use for, so that its pools are those of the plain command."""
     plain = argparse.Namespace(**vars(args))
-    defaults = {**OLDER, **DEFAULTS}
-    useless = []
-    for name, methods in {**DEPARTURES, **METHOD_FLAGS}.items():
-        if args.interpolate_method not in methods and getattr(args, name) != defaults[name]:
-            setattr(plain, name, defaults[name])
-            if name in DEPARTURES:
-                useless.append(name)
+    useless = [
+        name
+        for name, methods in DEPARTURES.items()
+        if args.interpolate_method not in methods and getattr(args, name) != OLDER[name]
+    ]
+    for name in useless:
+        setattr(plain, name, OLDER[name])
     if getattr(args, "parallel", "data") == "starts" and splits_images(args):
         useless.append("parallel starts")
     for name in useless if speaks else ():

@@ -24,14 +24,21 @@ class Place:
     port: int = 0
 
 
-def cores_each(local_world: int) -> int:
-    """How many CPU cores each of the `local_world` processes of this machine has, at least 1.
+def own_cores() -> int:
+    """On how many CPU cores this process may run."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    They share those that this process may run on, unless Slurm has given each its own.
+
+def cores_each(local_world: int) -> int:
+    """How many CPU cores each of the `local_world` processes of this machine, of which this is one, has, at least 1.
+
+    They share those that this process may run on, unless srun has started each, and may have given each its own.
     """
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    together = _number(os.environ, "SLURM_CPUS_ON_NODE", own)
-    return max(1, min(own, together // local_world))
+    own = own_cores()
+    on_node = _number(os.environ, "SLURM_CPUS_ON_NODE", own)
+    if "RANK" in os.environ:
+        return max(1, min(own, on_node) // local_world)
+    return max(1, min(own, on_node // local_world))
 
 
 def find_place(env: Mapping[str, str]) -> Place:

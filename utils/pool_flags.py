@@ -10,9 +10,10 @@ from utils.connectivity import PAIRS
 from utils.evaluation import SELECTIONS
 from utils.imp import PRUNE_TYPES
 from utils.learned import GROUPS
-from utils.method_names import DEFAULTS, METHODS, SEARCH, method_name
+from utils.method_names import METHODS, SEARCH, method_name
 from utils.parser import Parser, Preset, count, nonnegative, positive, share
 from utils.pool_runs import ORDERS
+from utils.pools import PAPER_COEFFICIENTS
 from utils.provenance import OLDER
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
@@ -46,7 +47,7 @@ def add_pool_flags(
         "--interpolation_value_list",
         type=share,
         nargs="+",
-        default=DEFAULTS["interpolation_value_list"],
+        default=list(PAPER_COEFFICIENTS),
         metavar="C",
         help="coefficients tried: the share (0 to 1) that the pool keeps; 0.5 alone is averaging",
     )
@@ -94,28 +95,16 @@ def _add_cost_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_method_flags(parser: Parser) -> None:
     group = parser.add_argument_group("single methods")
-    group.add_argument(
-        "--EMA_value",
-        type=share,
-        default=DEFAULTS["EMA_value"],
-        metavar="C",
-        help="share that interpolate_ema keeps",
-    )
+    group.add_argument("--EMA_value", type=share, default=0.95, metavar="C", help="share that interpolate_ema keeps")
     group.add_argument(
         "--learned_steps",
         type=count,
-        default=DEFAULTS["learned_steps"],
+        default=50,
         metavar="N",
         help="steps of gradient, on all validation images each, that learned takes: its own validation accuracy "
         "is of images that it was fitted to",
     )
-    group.add_argument(
-        "--learned_lr",
-        type=nonnegative,
-        default=DEFAULTS["learned_lr"],
-        metavar="R",
-        help="learning rate of learned",
-    )
+    group.add_argument("--learned_lr", type=nonnegative, default=0.1, metavar="R", help="learning rate of learned")
     group.add_argument(
         "--pairs",
         choices=PAIRS,

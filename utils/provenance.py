@@ -30,6 +30,14 @@ FREE_FLAGS = {
     *("levels", "pairs", "pruning_times", "ticket_tolerance"),
 }
 
+# Flags of single methods, which decide nothing about the results of others: a loop over methods may give them to all.
+METHOD_FLAGS = {
+    "interpolation_value_list": ("Lottery_pools", "linear_inter"),
+    "EMA_value": ("interpolate_ema",),
+    "learned_steps": ("learned",),
+    "learned_lr": ("learned",),
+}
+
 # Of `versions`, what may change a result beyond rounding, or tells that it has.
 DECISIVE_VERSIONS = ("revision", "torch", "precision", "device")
 
@@ -180,7 +188,12 @@ def used(name: str, value: Any) -> str:
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any], free: Set[str]) -> tuple[str, Any, Any] | None:
-    """Of the flags that both settings have and that are not `free` the first, by name, that differs; and its values."""
+    """Of the flags that both settings have and that are not `free` the first, by name, that differs; and its values.
+
+    Flags that their method does not heed do not count.
+    """
     first, second = {**OLDER, **first}, {**OLDER, **second}
-    names = sorted((first.keys() & second.keys()) - free)
+    method = first.get("interpolate_method")
+    useless = {name for name, methods in METHOD_FLAGS.items() if method is not None and method not in methods}
+    names = sorted((first.keys() & second.keys()) - free - useless)
     return next(((name, first[name], second[name]) for name in names if first[name] != second[name]), None)

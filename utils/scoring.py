@@ -54,7 +54,8 @@ def read_networks(networks: Sequence[NetworkFile], cache: TicketCache) -> list[S
         files = [file for file, _ in network.members] or [network.file]
         first = cache.read(files[0])
         for file, digest in network.members:
-            cache.read(file)
+            if file not in cache.digests:
+                cache.read(file)
             if digest != cache.digests[file]:
                 raise UserError(f"{file.path} is not the ticket that {network.file.path} was made with")
         density = network.density

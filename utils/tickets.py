@@ -199,10 +199,7 @@ def _run_of(file: TicketFile) -> "RunFiles":
 def _without_half_trained(files: list[TicketFile]) -> list[TicketFile]:
     """`files`, by level, without the last one if its level was stopped: tickets are written while a level trains."""
     *before, last = files
-    run = _run_of(last)
-    if run.curve(last.level).exists() and settings_path(last).exists():  # ours are drawn at a level's end
-        return files
-    done, whole = run.epochs_done(last.level), _epochs_of_run(last, before)
+    done, whole = _run_of(last).epochs_done(last.level), _epochs_of_run(last, before)
     if done is None or whole is None or done >= whole:
         return files
     what = f"{last.path}: its level was stopped after {done} of {whole} epochs"
