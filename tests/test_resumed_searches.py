@@ -377,13 +377,9 @@ def test_flags_of_other_methods_make_no_difference(search, fails, tmp_path):
     before = (folder / "pools.json").read_bytes()
     search("pools", *swa, "--EMA_value", "0.7", "--learned_steps", "3", "--interpolation_value_list", "0.5")
     assert (folder / "pools.json").read_bytes() == before
-    files = [
-        "--checkpoint",
-        tmp_path / "tickets",
-        "--save_dir",
-        search("ema", "--interpolate_method", "interpolate_ema"),
-    ]
-    line = fails(Lottery_pools, *SMALL, *files, "--interpolate_method", "interpolate_ema", "--EMA_value", "0.5")
+    ema = ("--interpolate_method", "interpolate_ema")
+    files = ["--checkpoint", tmp_path / "tickets", "--save_dir", search("ema", *ema)]
+    line = fails(Lottery_pools, *SMALL, *files, *ema, "--EMA_value", "0.5")
     assert "--EMA_value 0.95, not with --EMA_value 0.5" in line
 
 
