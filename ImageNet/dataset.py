@@ -155,7 +155,7 @@ class ImageFolders:
         samples = self.samples["train"]
         order = torch.randperm(len(samples), generator=generator(*purpose))
         batches = order.split(batch_size)[: self.train_batch_count(batch_size)]
-        batches = [batch[self.part.shard(len(batch))] for batch in batches[first:]]
+        batches = [batch[self.part.shard(len(batch))].tolist() for batch in batches[first:]]
         return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches), fewest=2)
 
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[Batch]:
@@ -166,7 +166,7 @@ class ImageFolders:
         if limit not in self._recalibration:  # every trial asks, and a list of a million takes half a second
             self._recalibration[limit] = self._draw_recalibration(limit)
         photographs = self._recalibration[limit]
-        batches = torch.arange(len(photographs)).split(batch_size)[self.part.rank :: self.part.world]
+        batches = _cut(range(len(photographs)), batch_size)[self.part.rank :: self.part.world]
         return self._kept(f"recalibration on {limit or 'all'} images", photographs, batches)
 
     def _draw_recalibration(self, limit: int) -> Photographs:
@@ -193,8 +193,8 @@ class ImageFolders:
         return image if image.size == (self.side, self.side) else self._plain(image)
 
     def _in_order(self, name: str, photographs: Photographs, batch_size: int) -> Iterator[Batch]:
-        mine = torch.arange(len(photographs))[self.part.shard(len(photographs))]
-        return self._kept(name, photographs, mine.split(batch_size) if len(mine) else ())
+        mine = range(len(photographs))[self.part.shard(len(photographs))]
+        return self._kept(name, photographs, _cut(mine, batch_size))
 
     def decode_ahead(self, *bn_images: int | None) -> None:
         """Fill the memory that processes share while they are in step: with starts of their own they no longer are.
@@ -207,7 +207,7 @@ class ImageFolders:
         for split in ("val", "test"):
             self.eval_batches(split)
 
-    def _kept(self, name: str, photographs: Photographs, batches: Sequence[Tensor]) -> Iterator[Batch]:
+    def _kept(self, name: str, photographs: Photographs, batches: Sequence[range]) -> Iterator[Batch]:
         """Batches of `photographs` by their indices, from memory where there is room for all, else decoded again."""
         if name not in self._memory and name not in self._unkept:
             self._keep(name, photographs)
@@ -216,7 +216,8 @@ class ImageFolders:
         images, labels = self._memory[name]
         if (labels == UNREADABLE).all():
             raise self._nothing_readable()
-        return self._readable((images[batch], labels[batch]) for batch in batches)
+        parts = (slice(batch.start, batch.stop) for batch in batches)  # a list of indices would copy the images
+        return self._readable((images[part], labels[part]) for part in parts)
 
     def _keep(self, name: str, photographs: Photographs) -> None:
         """Decode all `photographs` into memory or, where there is no room for them, say so and note it."""
@@ -233,10 +234,12 @@ class ImageFolders:
             line = f"{name}: {size / 1e9:.1f} GB of decoded images {reason}, so that every pass decodes them again"
             print(one_line(line), file=sys.stderr, flush=True)
 
-    def _decode(self, photographs: Photographs, batches: Sequence[Tensor], for_device: bool = True) -> DataLoader:
+    def _decode(
+        self, photographs: Photographs, batches: Sequence[Sequence[int]], for_device: bool = True
+    ) -> DataLoader:
         return Loader(
             photographs,
-            batch_sampler=[batch.tolist() for batch in batches],
+            batch_sampler=batches,
             num_workers=self.workers,
             worker_init_fn=end_with_parent,
             # They have the list of images as it is, and this process as their parent. Python 3.14 does otherwise.
@@ -282,9 +285,10 @@ class ImageFolders:
         count, rank, world = len(photographs), self.processes.local_rank, self.processes.local_world
         labels = memory[: 8 * count].view(torch.int64)
         images = memory[8 * count :].view(count, 3, self.side, self.side)
-        mine = torch.arange(rank, count, world).split(64) if rank < count else ()
+        mine = _cut(range(rank, count, world), 64)
         for batch, decoded in zip(mine, self._decode(photographs, mine, for_device=False), strict=True):
-            images[batch], labels[batch] = decoded
+            part = slice(batch.start, batch.stop, batch.step)
+            images[part], labels[part] = decoded
             if is_asked():
                 break
         if self.processes.any(is_asked()):  # all meet here, and all stop or none
@@ -318,6 +322,11 @@ class ImageFolders:
     def _failure(self, own: str) -> str:
         """The first process's failure of all, of which `own` is this one's; an empty text where there is none."""
         return next(filter(None, self.processes.gather_objects(own)), "")
+
+
+def _cut(indices: range, size: int) -> list[range]:
+    """Batches of `size` indices, in order; the last one may be smaller."""
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
 def _memory_folder(size: int) -> Path:

@@ -62,9 +62,9 @@ def learn_shares(
     3.052, level 2, 5 steps), and so did a start near the ticket (2.932 against 2.921, level 4, 20 steps). UserError
     where it diverges.
     """
-    count = len(next(iter(stacked.values())))
+    some = next(iter(stacked.values()))
     logits = {
-        group: torch.zeros(count, dtype=torch.float64, requires_grad=True)
+        group: torch.zeros(len(some), dtype=torch.float64, device=some.device, requires_grad=True)
         for group in dict.fromkeys(map(groups, stacked))
     }
     optimizer = torch.optim.Adam(logits.values(), learning_rate)

@@ -384,8 +384,8 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
     """
     state = dict(ticket.state)
     for name in network:
-        if may_be_missing(name):
-            state.setdefault(name, network[name].cpu())
+        if name not in state and may_be_missing(name):
+            state[name] = network[name].cpu()
     for name in sorted(set(network) ^ set(state)):
         raise UserError(f"{ticket.path} is no --arch {arch}: it {'has' if name in state else 'lacks'} {name}")
     resized = [name for name in network if state[name].shape != network[name].shape]
