@@ -37,7 +37,7 @@ from utils.places import own_cores
 
 GRACE_S, SIGTERM_GRACE_S = 10, 30
 SEVERAL_NODES_PORT = 29500
-# How ranks end of which one line says it all and for whom another attempt does nothing: a user's mistake, SIGTERM.
+# Exit statuses that a rank's last line explains, and that no further attempt would change: a user's mistake, SIGTERM.
 SAY_IT_ALL = (2, preemption.STATUS)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -131,9 +131,10 @@ class Agent(LocalElasticAgent):
 
 
 def first_failure(failures: dict[int, ProcessFailure], killed: Set[int]) -> tuple[int, ProcessFailure]:
-    """The rank that failed first, not one that failed for its sake or that the launcher ended (`killed`) then.
+    """The rank whose failure caused the others': of those, some failed in turn, and the launcher ended some (`killed`).
 
-    A rank that another hand killed comes first; then the order of the reports that `utils.distributed` writes.
+    A rank that somebody else killed counts as the cause; else the one whose report, written by `utils.distributed`, is
+    the oldest.
     """
 
     def order(item: tuple[int, ProcessFailure]) -> tuple:

@@ -38,11 +38,12 @@ from utils.randomness import derive_seed
 
 
 def gaussian_noise(images: Tensor, deviation: float) -> Tensor:
+    """`images` (N×3×S×S uint8) with noise of this standard deviation; white is 1."""
     return _to_pixels(functional.gaussian_noise(images.float() / 255, sigma=deviation))
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """`sigma` in sides of an image."""
+    """`sigma` is the standard deviation of the blur, in sides of an image."""
     side = images.shape[-1]
     radius = min(math.ceil(3 * sigma * side), side - 1)  # what is mirrored at the border must be there
     return functional.gaussian_blur(images, 2 * radius + 1, sigma * side)
@@ -147,6 +148,7 @@ def _claimed(args: argparse.Namespace, test: Split) -> AbstractContextManager:
 
 
 def write_corrupted(test: Split, names: list[str], seed: int, folder: Path, say: Callable[[str], None]) -> None:
+    """Write <corruption>.npy for each of `names` (5·N×S×S×3 uint8) and labels.npy (5·N int64) into `folder`."""
     for name in names:
         corrupted = corrupt(test.images, name, seed)
         path = tickets.corrupted_path(folder, name)

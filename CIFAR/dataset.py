@@ -203,7 +203,7 @@ def load_data(
 
 
 def digest_of(*splits: Split) -> str:
-    """A number of all images and labels in `splits` that others do not have."""
+    """A hash (BLAKE2b, 32 hex digits) of all images and labels in `splits`, which tells them from any others."""
     digest = hashlib.blake2b(digest_size=16)
     for split in splits:
         digest.update(split.images.cpu().numpy())

@@ -159,7 +159,7 @@ class ImageFolders:
         return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches), fewest=2)
 
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[Batch]:
-        """This process's batches (whole ones, every so many) of the training images that recalibrate batch norm.
+        """This process's batches of the training images that recalibrate batch norm: every `world`-th one, whole.
 
         They are `limit` images (0: all), each with one crop, the same for every `purpose`: so they are decoded once.
         """
@@ -197,7 +197,7 @@ class ImageFolders:
         return self._kept(name, photographs, _cut(mine, batch_size))
 
     def decode_ahead(self, *bn_images: int | None) -> None:
-        """Fill the memory that processes share while they are in step: with starts of their own they no longer are.
+        """Decode all that a search needs into shared memory, which takes all processes, before each goes its own way.
 
         `bn_images` are the limits with which `bn_batches` will be asked; None for a recalibration that will not be.
         """

@@ -46,6 +46,7 @@ def add_data_flags(parser: Parser, data_flag: str = "data") -> None:
 
 
 def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: bool = True) -> ImageFolders:
+    """The photographs that the flags ask for, `split_work` as for `ImageFolders`; UserError where there are none."""
     if args.data is None or not args.data.is_dir():
         raise UserError(f"there is no folder {args.data or 'of images named'}: give the one with train/ and val/")
     resize = args.resize or round(args.image_size * 8 / 7)

@@ -7,10 +7,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, up to 1 GiB apiece, for this process; returns whether it does. Others do as ever.
+    """Have glibc keep freed blocks of up to 1 GiB for this process; returns whether it does (False without glibc).
 
-    Every batch takes and frees the same megabytes. Given back, they come anew from the system each time, one page of
-    4 kB after another as it is touched. In one pool of memory, what one thread has freed is there for the next.
+    Every batch allocates and frees the same megabytes. If they go back to the system, it hands them out anew each time,
+    one page of 4 kB after another. With a single arena, blocks that one thread has freed serve the others too.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(

@@ -30,8 +30,9 @@ def recalibrate(net: nn.Module, images: Iterable[Tensor], processes: Processes =
     for layer in layers:
         layer.reset_running_stats()
         layer.train()
-        # A batch's own statistics are left behind, and averaged here. Torch's average would read its counter in every
-        # layer and batch, for which a GPU has to be waited for, and torch.compile gives up.
+        # With momentum 1 each batch leaves its own statistics in the buffers, for `_set_to_mean` to average. Torch's
+        # own average (momentum None) reads a counter in every layer and batch: a wait for the GPU each time, and more
+        # than torch.compile can follow.
         layer.momentum, layer.num_batches_tracked = 1.0, None
     batches = _set_to_mean(layers, net, images, processes)
     for layer, (momentum, counter) in zip(layers, kept, strict=True):

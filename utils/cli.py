@@ -80,7 +80,7 @@ def add_device_flags(parser: Parser) -> argparse._ArgumentGroup:
 
 
 def add_unused_flags(parser: Parser, workers: bool = True) -> None:
-    """Flags of the published scripts and their launcher that ask for nothing that could be done otherwise."""
+    """Flags of the published scripts and their launcher that are accepted without effect; their help says why."""
     group = parser.add_argument_group("of the published scripts, accepted with no use left")
     add = functools.partial(group.add_argument, type=int, metavar="N")
     add("--print_freq", "-p", help="every epoch and every candidate gets its line")

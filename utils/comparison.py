@@ -10,7 +10,7 @@ from utils.method_names import TICKET
 from utils.recorded import Entry, Results
 from utils.spread import format_spread, spread
 
-# By level and density (0..1), and there by label, the entry of each run; of a ticket, one of those that started there.
+# For each level and density (0..1), for each label, one entry a run; for TICKET that of the first method that has one.
 Rows = dict[tuple[int, float], dict[str, list[Entry]]]
 
 

@@ -40,7 +40,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, seen from one of them; `device` is this one's own.
+    """The processes of a run, seen from one of them.
+
+    That is `rank` of `world` processes, and `local_rank` of the `local_world` on its machine; `device` is its own.
 
     Every process calls the same operations in the same order. With one process they give back what they are given. An
     operation raises RuntimeError (or NCCL ends the process) when another process is gone or the timeout is over.
@@ -117,9 +119,10 @@ class Processes:
         return self.broadcast_object(ask() if self.is_main else None)
 
     def meeting(self) -> Callable[[], None]:
-        """A barrier for later without a timeout, for processes that work alone until then, some far longer than others.
+        """A function that waits for all without a timeout, for processes that work alone for very different times.
 
-        To be asked for while all are still in step. A process that dies is the launcher's business.
+        `meeting` itself must be called while all are in step. Who waits in it does not notice that another process has
+        died: the launcher ends them all.
         """
         if self.world == 1:
             return lambda: None
@@ -290,7 +293,7 @@ def _is_loss(error: BaseException | None) -> bool:
 
 
 def _let_the_cause_speak() -> None:
-    """Wait a moment: if the error is but another process's failure seen from here, the launcher ends this one in it."""
+    """Give the launcher CAUSE_S seconds to end this process: its error may only follow from another's failure."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         time.sleep(CAUSE_S)
 

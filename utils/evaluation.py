@@ -85,7 +85,7 @@ def predict(net: nn.Module, batches: Iterable[Batch], processes: Processes = SIN
 
 
 def gathered(parts: Sequence[Tensor], processes: Processes = SINGLE) -> Predictions:
-    """What `per_image` says of this process's batches, and after that of all processes', as one."""
+    """One `Predictions` of all processes, by rank; `parts` are this one's results of `per_image` (5×N each)."""
     mine = torch.cat([*parts], 1).cpu() if parts else torch.empty(FIELDS, 0, dtype=torch.float64)
     return Predictions(*torch.cat(processes.gather_objects(mine), 1))
 
@@ -97,7 +97,7 @@ def total_score(correct: int, images: int, loss_sum: float, processes: Processes
 
 
 class Evaluator:
-    """Scores state dicts on the images of one data set, through networks that lend themselves to all of them.
+    """Scores state dicts on the images of one data set by loading each into a network that is made once and reused.
 
     `nets`, all of one `arch`, are on the data's device; with several, as many states can be worked on at the same
     time. `bn_images` bounds how many training images a recalibration sees (0: all of them). With several `processes`,
@@ -135,7 +135,7 @@ class Evaluator:
     def recalibrate(self, state: State, *purpose: int | str, bn_images: int | None = None) -> State:
         """`state` with batch-norm statistics of its own, from augmented training images: `bn_images` or the usual ones.
 
-        `purpose` selects them and their augmentation where the data draws them anew; ImageNet's stay the same.
+        CIFAR's images and their augmentation are drawn from `purpose`; ImageNet's are the same for every purpose.
         """
         limit = self.bn_images if bn_images is None else bn_images
         batches = self.data.bn_batches(self.batch_size, *purpose, limit=limit)
@@ -144,12 +144,13 @@ class Evaluator:
             return {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     def finish(self, ticket: Ticket, state: State, *purpose: int | str, bn_images: int | None = None) -> State:
-        """`state`, interpolated, as a network of its own: pruned to the density of `ticket`, and recalibrated."""
+        """An interpolated `state`, pruned to the density of `ticket` (a dense one is not) and then `recalibrate`d."""
         if not ticket.is_dense:
             state = apply_mask(state, largest_magnitudes(state, ticket.mask, ticket.kept))
         return self.recalibrate(state, *purpose, bn_images=bn_images)
 
     def validate(self, state: State) -> Score:
+        """The score on all validation images."""
         return self._score(state, self.data.eval_batches("val"))
 
     def test(self, state: State) -> Score:
@@ -167,7 +168,8 @@ class Evaluator:
             gradients = {name: torch.zeros_like(value) for name, value in parameters.items()}
             images, loss_sum = 0, torch.zeros((), dtype=torch.float64, device=self.device)
             for inputs, labels in self.workers.watched(self.data.eval_batches("val", self.batch_size)):
-                # Labels that were decoded while networks were scored are not for autograd to keep; a copy is.
+                # Labels decoded while networks were scored are inference tensors, which autograd cannot save;
+                # clones are none.
                 loss = cross_entropy(net(inputs).float(), labels.clone(), reduction="sum")
                 found = torch.autograd.grad(loss, [*parameters.values()])
                 for total, part in zip(gradients.values(), found, strict=True):

@@ -36,6 +36,7 @@ in_print = rc_context(
 
 
 def dress(axes: Axes, x_label: str, y_label: str) -> None:
+    """Label the axes, draw a light grid, and leave the frame open at the top and on the right."""
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3, lw=0.5)
     axes.spines[["top", "right"]].set_visible(False)

@@ -60,7 +60,10 @@ def plot_search(entry: Mapping[str, Any], path: Path, select_by: str = "accuracy
 
 
 def _score_scale(matrix: Sequence[Sequence[float | None]]) -> tuple[Normalize, float]:
-    """From the best score as far down as the median is in the middle, and the lowest score."""
+    """A colour scale for the scores, and the lowest of them.
+
+    It runs from the best score to as far below the median as the best is above it, but never below the lowest score.
+    """
     scores = [score for row in matrix for score in row if score is not None]
     best, lowest = max(scores), min(scores)
     bottom = max(lowest, 2 * median(scores) - best)

@@ -69,7 +69,7 @@ class ImpSettings:
     def first_epoch(self, level: int) -> int:
         """Where a level's training starts: rewinding takes the learning-rate schedule back with the weights.
 
-        So it does for replicas but the first at level 0, who start at the rewind point.
+        Replicas other than the first start from the rewind point at level 0 too, and so does their schedule.
         """
         return self.rewind_epoch if (level > 0 or self.replica) and self.prune_type == "rewind_lt" else 0
 
@@ -82,10 +82,10 @@ class ImpRun:
     """One run: `net` (on the data's device) trained on `data` level by level, its files in `files`.
 
     `say` takes each line of the log. With several `processes` every one of them runs this on its part of the images,
-    and the main one writes. `stop` is asked again and again: as soon as it says so, the epoch is saved as far as it has
-    come and Preempted is raised. `note` gets the folder of the level's events, epoch (from 1) and the numbers of each
-    epoch before it is saved, so that none is missing; after an interruption, some again. `forward` is what `processes`
-    have wrapped `net` in, if they have: that must be done once.
+    and the main one writes. `stop` is asked at every batch: once it returns True, the epoch is saved as far as it has
+    come, and Preempted is raised. `note` is called for each epoch with the folder of its level's events, the epoch
+    (from 1) and its numbers, before the epoch is saved: none is missed, but after an interruption some come again.
+    `forward` is `net` as `processes.wrap` returned it, where a caller has done that already: it must be done once.
     """
 
     def __init__(
@@ -284,9 +284,10 @@ class ImpRun:
             yield batch
 
     def _combine_processes(self, progress: Snapshot, sums: EpochSums) -> Score:
-        """Bring together what the processes have of this pass, as far as it has come.
+        """Sum the counts of this pass over all processes, so far as it has come, and average batch-norm statistics.
 
-        Within an epoch that averages batch-norm statistics once more than usual, which changes their rounding.
+        `progress.underway` keeps the sums. A call in the middle of an epoch averages once more than an uninterrupted
+        run does, which changes the rounding of the statistics.
         """
         score = sums.total(self.processes)
         self.processes.average_buffers_(self.net)
@@ -350,7 +351,10 @@ class ImpRun:
         return progress
 
     def _restore_momentum(self, progress: Snapshot) -> None:
-        """Files number it by the order of their weights: torch's pruning, for one, puts biases first."""
+        """Load the momentum that `progress` numbers by the order of its own weights, which may not be the network's.
+
+        In files of `torch.nn.utils.prune`, for one, a layer's bias comes before its weight.
+        """
         parameters = dict(self.net.named_parameters())
         order = [parameters[name] for name in progress.state if name in parameters]
         restore_momentum(self.optimizer, progress.optimizer, order)

@@ -15,7 +15,7 @@ from utils.pruning import State
 
 SAID_EVERY = 10  # steps
 
-# What `--learned_per` names: tensors (by their names) of which the same comes out have the same shares.
+# What `--learned_per` names: functions from a tensor's name to its group. Tensors of one group have the same shares.
 Grouping = Callable[[str], str]
 GROUPS: dict[str, Grouping] = {
     "network": lambda name: "",
@@ -29,8 +29,9 @@ def learned(
 ) -> Pool:
     """The mixture of `members` (the ticket first) with learned shares, finished; accepted whatever it scores.
 
-    Its score is of images that its shares were fitted to, and so too good. All members are in memory together. The
-    pool's `shares` are means over all weights, where those of its `groups` of tensors differ.
+    Its score is measured on the images that its shares were fitted to, and so is too high. All members are in memory
+    together. Where `groups` of tensors have shares of their own, the pool's `shares` are the means over all weights.
+    UserError where the loss diverges.
     """
     if len(members) == 1:
         return ticket_alone(members[0])

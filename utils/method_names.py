@@ -66,9 +66,10 @@ def _plain_label(settings: Mapping[str, Any]) -> str:
 
 
 def told_apart(found: Sequence[tuple[str, Hashable, Path]]) -> list[str]:
-    """The labels of (label, what it is of, path).
+    """The labels of `found` (label, what it labels, a file), made different where they label the same thing.
 
-    Those that two of one thing would bear get the name of their folder, and where that is one too, its path.
+    Where two of the same thing have one label, the name of the file's folder is added to it, and where they still have
+    one, the path of that folder.
     """
     labels = [label for label, _, _ in found]
     for place in (lambda path: path.resolve().parent.name, lambda path: path.parent):

@@ -142,7 +142,7 @@ def _single(path: Path) -> NetworkFile:
 
 
 def _with_distinct_names(networks: Sequence[NetworkFile]) -> list[NetworkFile]:
-    """Pools of one ticket, whichever it is, that would bear one name are told apart, and other files that do."""
+    """`networks`, with `method`s made different where pools of one ticket have the same, or other files have."""
     others = [one for one in networks if not one.is_ticket]
     names = iter(told_apart([(one.method, (one.level, one.start), one.file.path) for one in others]))
     return [one if one.is_ticket else replace(one, method=next(names)) for one in networks]

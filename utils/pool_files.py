@@ -67,9 +67,10 @@ class PoolFiles:
     def _read_own(
         self, path: Path, start: TicketFile, name: str, shape: Shape, verdict: str = "searching again"
     ) -> Any:
-        """What an earlier search from this start left in `path` under `name`; None if nothing, or of other tickets.
+        """What an earlier search from this start left in `path` under `name`.
 
-        That is said, and the `verdict`. UserError where it is not of that `shape`.
+        None if there is no such file, or if it was made of other tickets, which the log tells, with the `verdict` on
+        what follows. UserError where it is not of that `shape`, or of a run with other flags.
         """
         if not path.exists():
             return None

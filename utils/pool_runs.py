@@ -108,7 +108,7 @@ class PoolRun:
         ]
 
     def _tools(self, ticket: Ticket) -> Tools:
-        """What a rival of the search works with: a start that is interrupted begins anew."""
+        """What a method other than the search works with. It saves no unfinished pool: interrupted, it begins anew."""
         return Tools(
             finish=self._finish(ticket),
             score=lambda state: self.select(self.evaluator.validate(state)),
@@ -151,7 +151,7 @@ class PoolRun:
             return pool
 
     def _finish(self, ticket: Ticket) -> Callable[[State, int], State]:
-        """What makes a state that a candidate (its number) was mixed into a network as sparse as `ticket`."""
+        """A function that prunes and recalibrates a mixed state, given that and its candidate's number (from 1)."""
         return lambda state, number: self.evaluator.finish(
             ticket, state, self.seed, "recalibrate", ticket.level, number
         )

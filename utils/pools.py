@@ -1,8 +1,9 @@
 """Lottery Pools (Yin et al. 2023, Algorithm 2): the search that turns one ticket and its neighbours into a pool.
 
-Average, SWA and EMA are the same search with other coefficients and another rule of acceptance; its rivals, in modules
-of their own, are told of tickets as `Member` and get `Tools`. All of it works on state dicts and a few callables, so it
-pools whatever has a state dict; images and devices are the callables' business.
+Average, SWA and EMA are the same search with other coefficients and another rule of acceptance. Methods that are no
+such search (soups, learned weights) have modules of their own; each is a `Rival`, a function of `Member`s and `Tools`.
+Everything here works on state dicts and a few callables, which alone know images and devices, so that it pools whatever
+has a state dict.
 """
 
 import threading
@@ -75,7 +76,8 @@ class Pool:
     """The pool so far, its score, and how it came about.
 
     The score is what it is chosen by, higher is better: percent, or negative nats with `--select_by loss`. `shares`
-    maps each member's level to its weight in the pool. `is_final` says that its batch norm is that of a finished pool.
+    maps each member's level to its weight in the pool, 0 to 1. `is_final` says that `Tools.finish_pool` has been
+    applied or has nothing to do, so that batch norm need not be recalibrated once more.
     """
 
     state: State
@@ -85,7 +87,10 @@ class Pool:
     is_final: bool = False
 
     def is_ticket(self, level: int) -> bool:
-        """Whether it is the ticket of this level as it was: one accepted at 1 has other batch-norm statistics."""
+        """Whether this is the ticket of this level, with nothing ever accepted into it.
+
+        One accepted with the coefficient 1 makes this False: it leaves the weights alone, but not the batch norm.
+        """
         return {*self.shares} == {level} and not any(step.accepted for step in self.steps)
 
     def shares_with(self, level: int, coefficient: float) -> dict[int, float]:
@@ -118,10 +123,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Tools:
-    """What a method that is no search makes its pool with; `finish`, `score` and `after_step` are as for `search`.
+    """What methods other than `search` make their pools with; `finish`, `score` and `after_step` are as for `search`.
 
-    `loss_gradient` gives the validation loss of a network and its gradient by each parameter; `say` takes a line;
-    `finish_pool` does what `finish` does on other images, those of a finished pool.
+    `loss_gradient` gives the validation loss (nats) of a state dict and its gradient by parameter name; `say` takes a
+    line of the log; `finish_pool` prunes and recalibrates as `finish` does, but on the images that finished pools get.
     """
 
     finish: Callable[[State, int], State]
@@ -195,8 +200,8 @@ def offer_mean(
 ) -> None:
     """Let the plain mean of `members`, finished, become the pool of the level `start` if its score does not fall.
 
-    `members` are functions that read states, by level. The step that notes it has the start as its candidate and the
-    coefficient 0, as no other has: nothing is kept of the pool as it was.
+    `members` maps levels to functions that read their states. The step that records this can be told from all others:
+    its candidate is the start itself, and its coefficient 0, since nothing is kept of the pool as it was.
     """
     trial = finish(mean(read() for read in members.values()))
     pool.offer(start, 0.0, trial, score(trial), dict.fromkeys(members, 1 / len(members)))

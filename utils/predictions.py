@@ -18,7 +18,7 @@ KEPT_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Predictions:
-    """N numbers each, one an image, in the order of the images: float64 on the CPU; `correct` and `in_top5` are 0 or 1.
+    """Measures of one network on N images: float64 tensors (N) on the CPU; `correct` and `in_top5` hold 0 or 1.
 
     `confidence` is the probability of the class that the network names, `nll` minus the logarithm of the true one's
     (nats), `brier` the squared distance between all probabilities and the truth, 0 to 2 (Brier 1950).
@@ -60,7 +60,7 @@ FIELDS = len(fields(Predictions))
 
 
 def per_image(logits: Tensor, labels: Tensor) -> Tensor:
-    """The fields of `Predictions`, one a row, for `logits` (N × outputs) and `labels` (N int64), on their device.
+    """The fields of `Predictions` as rows (5×N float64) for `logits` (N × outputs) and `labels` (N int64).
 
     There may be more outputs than classes: they share the probability like any other.
     """
@@ -73,9 +73,9 @@ def per_image(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The mean of several networks' probabilities (images × classes) and the labels, which each of `answers` has too.
+    """The mean of several networks' probabilities (N × outputs), and the labels (N) of the images.
 
-    Two of them are in memory at a time.
+    `answers` are these two for each network, on the same images; those of two networks are in memory at a time.
     """
     answers = iter(answers)
     mean, labels = next(answers)
@@ -85,9 +85,9 @@ def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 class Answers:
-    """Probabilities and labels as `averaged` takes them, kept so that a network runs once for all its ensembles.
+    """A cache of networks' probabilities and labels, as `averaged` takes them: each runs once for all its ensembles.
 
-    They are kept as far as KEPT_BYTES go; what has no room is computed each time.
+    It holds KEPT_BYTES of probabilities at most; what has no room is computed each time.
     """
 
     def __init__(self):
@@ -104,7 +104,7 @@ class Answers:
 
 
 def as_logits(probabilities: Tensor) -> Tensor:
-    """What `per_image` takes for these probabilities, whose softmax they are; where one has rounded to 0, the least."""
+    """Logits whose softmax is `probabilities` (N × outputs); one that was rounded to 0 counts as the least above it."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 

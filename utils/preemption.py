@@ -24,7 +24,7 @@ class _Sigterm:
 
 
 def handle_sigterm() -> None:
-    """From now on SIGTERM raises Preempted in the main thread, at once or, inside `deferred`, when that is asked."""
+    """From now on SIGTERM raises Preempted in the main thread; inside `deferred` it is noted, for the work to ask."""
     signal.signal(signal.SIGTERM, _on_sigterm)
 
 
@@ -51,7 +51,7 @@ def is_asked() -> bool:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """A block that SIGTERM does not reach; processes that are forked in it never hear it unless they ask."""
+    """A block that SIGTERM does not reach. Processes forked in it inherit that, until `end_with_parent` listens."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield

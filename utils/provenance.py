@@ -41,7 +41,7 @@ METHOD_FLAGS = {
 # Of `versions`, what may change a result beyond rounding, or tells that it has.
 DECISIVE_VERSIONS = ("revision", "torch", "precision", "device")
 
-# Flags that came later, with what older files, which note none of them, were made with.
+# Flags that were added later, each with its default: files that do not note the flag were made with that value.
 OLDER = {
     "replicas": 1,
     "eval_freq": 1,
@@ -111,14 +111,15 @@ def claimed_folder(
     renews: bool = True,
     **items: Shape,
 ) -> Iterator[dict[str, Any]]:
-    """Have the folder of `path` to oneself, and note in `path` what run it is for.
+    """Lock the folder of `path`, and record in the JSON file `path` the `description` of the run that it belongs to.
 
-    What killed writers left half written there is removed. `items` names the lists that the file has beside that, with
-    the shape of an item of each. Where the run has `started` or the lists are not empty, a command that `renews`
-    nothing leaves the file as it is: what is there was made with the flags and versions that it tells.
+    The file also holds a list for each name in `items`, which gives the shape of its items. The run has begun if it has
+    `started` or a list is not empty. Then only a command of the same run is let in, and the description in the file is
+    replaced only by one that `renews` it: what is there was made with the flags and versions that the file names. What
+    killed writers left half written in the folder is removed.
 
-    Gives what the file held before, or would have held: empty lists. UserError when it is damaged, when it is of
-    another run that has `started` or whose lists are not empty, or when another process works in the folder.
+    Gives what the file held before, or `description` and empty lists. UserError when the file is damaged or of another
+    run that has begun, or when another process works in the folder.
     """
     found = {**description, **{name: [] for name in items}}
     if processes.is_main:
@@ -134,9 +135,9 @@ def claimed_folder(
 
 
 def save_results(path: Path, description: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-    """Write `results` with the `description` of the command that made them, unless `path` holds the same already.
+    """Write `results` and the `description` of this command, unless `path` holds the same results already.
 
-    They keep the flags and versions of the command that did make them then.
+    Those keep the description of the earlier command, which made them.
     """
     found = checkpoint.load_json(path) if path.exists() else {}
     if json.dumps({name: found.get(name) for name in results}) != json.dumps(results):
@@ -188,9 +189,10 @@ def used(name: str, value: Any) -> str:
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any], free: Set[str]) -> tuple[str, Any, Any] | None:
-    """Of the flags that both settings have and that are not `free` the first, by name, that differs; and its values.
+    """The first flag, by name, in which two settings differ, and its value in each; None if there is none.
 
-    Flags that their method does not heed do not count.
+    Only flags that both settings have count, without those that are `free` or that the method of `first` does not heed
+    (METHOD_FLAGS). Where a flag of OLDER is missing, its default stands for it.
     """
     first, second = {**OLDER, **first}, {**OLDER, **second}
     method = first.get("interpolate_method")

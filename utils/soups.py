@@ -22,10 +22,10 @@ def uniform_soup(members: Sequence[Member], tools: Tools) -> Pool:
 def greedy_soup(members: Sequence[Member], tools: Tools) -> Pool:
     """The mean of those `members` (the ticket first, then nearest first) that do not lower its validation score.
 
-    They are tried in the order of falling accuracy, the nearer of equals first. The paper's soup begins with the best
-    one; this one too, if it still scores as much as the ticket once it is pruned to the ticket's density, and else with
-    the ticket, the one network that has this density as it is. So the soup of a level is a network of that level's
-    density that scores no less on validation than its ticket, as the paper's scores no less than its best ingredient.
+    They are tried by falling score, the nearer of equals first. The paper's soup begins with the best one. Here the
+    best one has to be pruned to the ticket's density: if it then scores less than the ticket, the soup begins with the
+    ticket, which has that density already. So a soup never scores less on validation images than its ticket, as the
+    paper's never scores less than its best ingredient.
     """
     pool = ticket_alone(members[0])
     soup, count = pool.state, 1  # of whole tickets, not pruned
@@ -46,10 +46,10 @@ def greedy_soup(members: Sequence[Member], tools: Tools) -> Pool:
 def average_or_soup(members: Sequence[Member], tools: Tools) -> Pool:
     """Averaging (the greedy search with the coefficient 0.5), or the mean of all `members` if it scores no less.
 
-    The mean is better between equally good tickets, and averaging, which may refuse, where some are worse by points.
-    Averaging ends with the highest of many scores, which the images of its recalibrations helped to: for a fair
-    comparison both are recalibrated on other ones (of ImageNet, where they stay the same, on as many as
-    `--final_bn_images` says).
+    The mean is better where tickets are about equally good, and averaging, which may reject candidates, where some are
+    worse by points. The score that averaging ends with is the highest of several, in part by the luck of the images
+    that its batch norm was recalibrated on. So before the two are compared, both are recalibrated as finished pools
+    (`Tools.finish_pool`): for CIFAR on images drawn anew, for ImageNet on the same ones, `--final_bn_images` of them.
     """
     ticket, *candidates = members
     read = [(candidate.level, candidate.read) for candidate in candidates]

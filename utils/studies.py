@@ -57,7 +57,7 @@ class Study:
 
     @property
     def digests(self) -> dict[int, str]:
-        """Of the tickets, by level."""
+        """The hash of each ticket (`Ticket.digest`), by level."""
         return {file.level: digest for file, digest in self._cache.digests.items()}
 
     def read_ticket(self, file: TicketFile) -> Ticket:

@@ -4,9 +4,8 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.tickets import Ticket, TicketFile
 
-# A search reads each ticket as a candidate of each other one. From a file that takes as long as a GPU takes to try it,
-# so that all are kept which fit into these bytes, and memory is bounded whatever the number of tickets. The paper's 19
-# of VGG-16 are 1.4 GB.
+# A search reads each ticket as a candidate of every other. Reading one from its file takes as long as trying it on a
+# GPU, so tickets are kept in memory, up to this many bytes in all: the paper's 19 of VGG-16 take 1.4 GB.
 KEPT_BYTES = 2 * 10**9
 
 
@@ -19,9 +18,9 @@ class TicketCache:
         self._kept: dict[TicketFile, Ticket] = {}
 
     def read(self, file: TicketFile) -> Ticket:
-        """What is in `file`, for nobody to change; UserError where it is none of the evaluator's network.
+        """The ticket in `file`, which the caller must not change.
 
-        Or where it is another one than it was the last time.
+        UserError where it does not fit the evaluator's network, or has been replaced since it was first read.
         """
         if file in self._kept:
             return self._kept[file]

@@ -123,7 +123,7 @@ class Ticket:
         return _tensor_bytes([self.state, self.mask])
 
     def digest(self) -> str:
-        """A number of the weights and the mask that another ticket does not have."""
+        """A hash (BLAKE2b, 32 hex digits) of names, weights and mask, which tells this ticket from any other."""
         digest = hashlib.blake2b(digest_size=16)
         for name, value in (*self.state.items(), *self.mask.items()):
             digest.update(name.encode())
@@ -240,9 +240,10 @@ def _openlth_tickets(folder: Path) -> list[TicketFile]:
 def _trained_levels(run: Path) -> list[TicketFile]:
     """The levels of `run` without those that were interrupted; UserError where none is left.
 
-    OpenLTH saves the network that a level starts from and, at its end, the trained one. Levels start at the same step,
-    the last one of `level_pretrain` if there is that, so those that have both show what one alone is. Runs of ours,
-    which `RESUME` gives away, save trained networks only.
+    OpenLTH saves the network that a level starts from and, at its end, the trained one. All levels start at the same
+    (epoch, iteration), which a level with both networks shows, or else the last network of `level_pretrain`: a single
+    network of that step, or of (0, 0), is not trained. Runs of ours, which have a file RESUME, save trained networks
+    only.
     """
     files = _openlth_levels(run)
     steps = {file: [step for step, _ in _openlth_models(file.path.parent)] for file in files}
@@ -434,8 +435,8 @@ class Snapshot:
 class RunFiles:
     """The files of an IMP run in the published CIFAR layout, which prunes convolutions alone.
 
-    Nothing goes on from a ticket or from a finished level's optimizer, so these have the optimizer's settings without
-    its momentum. `slim` files, which the published scripts read too, keep masks in a byte a weight and no initial
+    Tickets and the checkpoints of finished levels keep the optimizer's settings but not its momentum, since no training
+    goes on with it. `slim` files, which the published scripts read too, keep masks in a byte a weight and no initial
     weights in tickets.
     """
 

@@ -2,8 +2,9 @@
 
 `torch.load(weights_only=True)` runs no foreign code, but believes what a file says of itself. It calls `bytearray` and
 `torch.FloatTensor` with whatever number stands there, so that a hundred bytes take all memory; a key of tuples within
-tuples ends the interpreter; checksums are not looked at, so that damaged bytes are taken for weights. So before it
-gets a file, the few operations that an honest one needs are gone through here, on tensors without data.
+tuples ends the interpreter; checksums are not looked at, so that damaged bytes are taken for weights. So this module
+first runs the file's pickle in an interpreter of its own, which knows the few operations that an honest file needs and
+makes tensors without data (on the device "meta").
 """
 
 import math
@@ -48,8 +49,9 @@ MAX_SHARING = 10  # so many times may the tensors of a file be named in it, on a
 
 
 def check(file: BinaryIO) -> None:
-    """Raise an exception that says what is wrong unless `file` holds tensors and plain data alone, of its own size.
+    """Raise an exception that says what is wrong unless `file` holds tensors and plain data alone.
 
+    The tensors may have MAX_SHARING times the bytes of the file, since some share their data.
     Plain data are dicts, lists, tuples, strings and numbers. The exceptions are ValueError, OSError, zipfile's and
     pickletools'.
     """

@@ -55,7 +55,7 @@ def make_optimizer(net: nn.Module, learning_rate: float, momentum: float, weight
 
 @dataclass
 class EpochSums:
-    """What an epoch has come to: its batches, images, and what its score is made of, of this process."""
+    """An epoch so far, in this process: batches, images, how many are correct, summed loss of the images (nats)."""
 
     batches: int = 0
     images: int = 0
