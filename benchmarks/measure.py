@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,23 @@ def argv(flags: Mapping[str, Any]) -> list[str]:
 def one_run(work: Callable[[], Any], device: torch.device) -> None:
     """Do one run in this process and print what `in_turn` reads."""
     print(json.dumps(timed(work, device)))
+
+
+def add_timing_flags(
+    parser: argparse.ArgumentParser, name: str, variants: Iterable[str], images: int, val_images: int, rounds: int
+) -> None:
+    """The flags of `search.py` and `train.py`: images, network, device, and the `variants` that take turns."""
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="FILE", help="an .npz file of 32×32 images")
+    add("--arch", default="resnet20s")
+    add("--device", default="cpu")
+    add("--images", type=int, default=images, help="training and validation images together")
+    add("--val_images", type=int, default=val_images)
+    add("--batch_size", type=int, default=128)
+    add("--variants", nargs="+", choices=variants, default=list(variants))
+    add("--rounds", type=int, default=rounds)
+    add("--out", type=Path, default=RESULTS / name, metavar="DIR")
+    add("--run", choices=("published", *variants), help=argparse.SUPPRESS)  # one run, in its process
 
 
 def against_published(

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from matplotlib.figure import Figure
 
 from benchmarks import measure, variants
-from utils.figures import COLUMN, in_print, write
+from utils.figures import COLORS, COLUMN, in_print, write
 
 PAPER = "as in the paper"
 LOSS = ["--select_by", "loss"]
@@ -69,11 +69,11 @@ def compare(found: list[list[dict]], reference: list[list[dict]]) -> dict:
     """How the pools of a recipe stand against the paper's, over all starts and run by run."""
     entries = variants.flat(found)
     runs = [variants.differences(mine, theirs) for mine, theirs in zip(found, reference, strict=True)]
-    scored = [sum(score is not None for step in entry["steps"] for score in step["scores"]) for entry in entries]
+    scored = [sum(map(variants.scored, entry["steps"])) for entry in entries]
     return {
         "starts": len(entries),
         "scored": statistics.mean(scored),
-        "gain": variants.gain(entries),
+        "gain": variants.mean_gain(entries),
         **variants.paired(variants.flat(runs)),
         "runs": [statistics.mean(run) for run in runs],
     }
@@ -86,7 +86,7 @@ def plot(results: dict[str, dict], path: Path) -> None:
     axes = figure.add_subplot()
     for place, result in enumerate(results.values()):
         axes.plot(result["runs"], [place] * len(result["runs"]), "o", ms=2.5, color="#999999")
-        axes.errorbar(result["difference"], place, xerr=result["difference_error"], fmt="o", ms=4, color="#0072B2")
+        axes.errorbar(result["difference"], place, xerr=result["difference_error"], fmt="o", ms=4, color=COLORS[2])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(results)), list(results))
     axes.set_ylim(len(results) - 0.5, -0.5)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks import inputs, measure, published
+from benchmarks import inputs, measure, published, variants
 from CIFAR import Lottery_pools
 from utils import checkpoint, evaluation, pools, tickets
 from utils.evaluation import Evaluator
@@ -48,20 +48,11 @@ STEPS = {
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    measure.add_timing_flags(parser, "search", VARIANTS, images=10_000, val_images=1_000, rounds=2)
     parser.add_argument("--tickets", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="an .npz file of 32×32 images")
-    parser.add_argument("--arch", default="resnet20s")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=10_000, help="training and validation images together")
-    parser.add_argument("--val_images", type=int, default=1_000)
     parser.add_argument("--levels", type=int, nargs="+", default=[2], help="tickets to start from")
     parser.add_argument("--search_num", type=int, default=1, help="candidates for each start")
     parser.add_argument("--coefficients", type=float, nargs="+", default=list(PAPER_COEFFICIENTS))
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=measure.RESULTS / "search", metavar="DIR")
-    parser.add_argument("--run", choices=("published", *VARIANTS), help=argparse.SUPPRESS)  # one run, in its process
     return parser
 
 
@@ -81,7 +72,7 @@ def run_ours(args: argparse.Namespace) -> dict:
             patches.enter_context(_stopwatch(clock, name, owner, function, args.device))
         Lottery_pools.main(_command(args, folder) + VARIANTS[args.run])
         entries = checkpoint.load_json(Path(folder, tickets.POOLS_JSON))["pools"]
-    trials = sum(score is not None for entry in entries for step in entry["steps"] for score in step["scores"])
+    trials = sum(variants.scored(step) for entry in entries for step in entry["steps"])
     return {"clock": clock, "trials": trials, "accuracy": [entry["pool_test_accuracy"] for entry in entries]}
 
 

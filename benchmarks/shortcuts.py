@@ -54,10 +54,8 @@ def compare(found: list[dict], reference: list[dict]) -> dict:
         else None,
         "same_verdict": statistics.mean(a["accepted"] == b["accepted"] for a, b in firsts),
         "coefficient_distance": statistics.mean(abs(a["coefficient"] - b["coefficient"]) for a, b in firsts),
-        "scored": statistics.mean(
-            sum(score is not None for score in step["scores"]) for entry in found for step in entry["steps"]
-        ),
-        "gain": variants.gain(found),
+        "scored": statistics.mean(variants.scored(step) for entry in found for step in entry["steps"]),
+        "gain": variants.mean_gain(found),
         **variants.paired(variants.differences(found, reference)),
     }
 

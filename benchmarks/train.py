@@ -8,7 +8,6 @@ network in a process of its own, without Python's start and imports; ratios are 
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +21,7 @@ from benchmarks import inputs, measure, published
 from CIFAR import main_imp
 from utils import tickets
 from utils.checkpoint import load
+from utils.spread import format_spread, spread
 
 VARIANTS = {
     "defaults": [],
@@ -36,18 +36,9 @@ VARIANTS = {
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="an .npz file of 32×32 images")
-    parser.add_argument("--arch", default="resnet20s")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=5_000, help="training and validation images together")
-    parser.add_argument("--val_images", type=int, default=500)
+    measure.add_timing_flags(parser, "train", VARIANTS, images=5_000, val_images=500, rounds=3)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=measure.RESULTS / "train", metavar="DIR")
     parser.add_argument("--seed", type=int, default=41, help="of the first round; each round has its own")
-    parser.add_argument("--run", choices=("published", *VARIANTS), help=argparse.SUPPRESS)  # one run, in its process
     return parser
 
 
@@ -83,9 +74,8 @@ def table(args: argparse.Namespace, results: dict, about: dict) -> list[list]:
         rate = args.epochs * (args.images - args.val_images) / measure.median(runs)
         amp = name != "published" and main_imp.build_parser().parse_args(VARIANTS[name]).amp
         cells = measure.cells(runs, results["published"], rate, flops, amp, about["peak_gflops"])
-        accuracy = [run["result"][1] for run in runs]
-        spread = f"{statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy) if len(accuracy) > 1 else 0:.2f}"
-        rows.append([" ".join(VARIANTS.get(name, ())) or name, *cells, spread])
+        accuracy = format_spread(spread(run["result"][1] for run in runs), ".2f")
+        rows.append([" ".join(VARIANTS.get(name, ())) or name, *cells, accuracy])
     return rows
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from benchmarks import inputs, measure
 from CIFAR import Lottery_pools
 from utils import checkpoint
+from utils.pool_tables import gain
 from utils.tickets import POOLS_JSON
 
 T = TypeVar("T")
@@ -43,14 +44,19 @@ def pools(args: argparse.Namespace, name: str, manner: Sequence[str]) -> list[li
     return found
 
 
+def scored(step: dict) -> int:
+    """How many coefficients of a step have a score: networks that were run for it."""
+    return len(step["scores"]) - step["scores"].count(None)
+
+
 def flat(runs: Sequence[list[T]]) -> list[T]:
     """What all runs have, one after another."""
     return [one for run in runs for one in run]
 
 
-def gain(entries: Sequence[dict]) -> float:
+def mean_gain(entries: Sequence[dict]) -> float:
     """Points of test accuracy that pools have over their tickets, mean."""
-    return statistics.mean(entry["pool_test_accuracy"] - entry["ticket_test_accuracy"] for entry in entries)
+    return statistics.mean(map(gain, entries))
 
 
 def differences(found: Sequence[dict], reference: Sequence[dict]) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from utils import checkpoint, report, tickets
 from utils.method_names import TICKET
+from utils.pool_tables import gain
 from utils.recorded import Entry, Results
 from utils.spread import format_spread, spread
 
@@ -77,7 +78,7 @@ def _accuracy(entry: Entry, label: str) -> float:
 
 def _gain(entry: Entry, label: str) -> float | None:
     """Of a ticket there is none."""
-    return None if label == TICKET else entry["pool_test_accuracy"] - entry["ticket_test_accuracy"]
+    return None if label == TICKET else gain(entry)
 
 
 def _points(rows: Rows, label: str, value: Callable[[Entry, str], float]) -> list[tuple[float, float]]:

@@ -128,7 +128,7 @@ class ImpRun:
 
     def _levels_left(self, progress: Snapshot) -> int:
         """Of how many levels the files are still to be written."""
-        return self.settings.pruning_times - progress.level - (progress.best >= 0)
+        return self.settings.pruning_times - progress.level - progress.has_ticket
 
     def _first_level(self) -> Snapshot:
         state = self._state()
@@ -249,7 +249,7 @@ class ImpRun:
             wrong = ["a weight is NaN or infinity"]
         if wrong:
             self._save_ticket()
-            good = progress.level if progress.best >= 0 else progress.level - 1
+            good = progress.level if progress.has_ticket else progress.level - 1
             # Other processes may come here before the main one has written it.
             path = self.processes.from_main(lambda: str(self.files.ticket(good).path)) if good >= 0 else None
             ticket = f"the last good ticket is {path}" if path else "no ticket is lost"

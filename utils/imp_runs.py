@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +63,8 @@ def imp_settings(args: argparse.Namespace) -> ImpSettings:
         raise UserError(f"--rate {args.rate} must lie between 0 and 1")
     if args.prune_type == "rewind_lt" and args.rewind_epoch >= args.epochs:
         raise UserError(f"--rewind_epoch {args.rewind_epoch} leaves nothing to train of --epochs {args.epochs}")
-    return ImpSettings(
-        prune_type=args.prune_type,
-        pruning_times=args.pruning_times,
-        rate=args.rate,
-        random_prune=args.random_prune,
-        rewind_epoch=args.rewind_epoch,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        schedule=Schedule(args.lr, args.decreasing_lr, args.warmup),
-        momentum=args.momentum,
-        weight_decay=args.weight_decay,
-        seed=args.seed,
-        amp=args.amp,
-        eval_freq=args.eval_freq,
-        replicas=args.replicas,
-        save_interval=args.save_interval,
-    )
+    flags = {field.name: vars(args)[field.name] for field in fields(ImpSettings) if field.name in args}
+    return ImpSettings(schedule=Schedule(args.lr, args.decreasing_lr, args.warmup), **flags)
 
 
 def _claimed(

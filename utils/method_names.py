@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from utils.pools import PAPER_COEFFICIENTS
-from utils.provenance import OLDER
 
 LONGEST_LIST = 120  # characters of coefficients in the name of a folder, which has room for 255 with all else
 TICKET = "ticket"  # what tables and pictures call one
 SEARCH = "Lottery_pools"
+SWA = "interpolate_swa"
+EMA = "interpolate_ema"
 CONNECTIVITY = "linear_inter"
 LEARNED = "learned"
 RECALIBRATED = "recalibrated"
 ENSEMBLE = "ensemble"
 METHODS = {
     SEARCH: "the greedy search over neighbours and coefficients (Yin et al. 2023); one of 0.5 is averaging",
-    "interpolate_swa": "the running mean of the ticket and its neighbours (Izmailov et al. 2018)",
-    "interpolate_ema": "their exponential moving average, which keeps --EMA_value",
+    SWA: "the running mean of the ticket and its neighbours (Izmailov et al. 2018)",
+    EMA: "their exponential moving average, which keeps --EMA_value",
     "uniform_soup": "the plain mean of the ticket and its neighbours (Wortsman et al. 2022)",
     "greedy_soup": "the mean of those that do not lower its accuracy, best ones first (Wortsman et al. 2022)",
     "average_or_soup": "averaging, or the uniform soup if that scores no less on validation images",
@@ -27,6 +28,26 @@ METHODS = {
     RECALIBRATED: "the ticket alone with its batch norm recalibrated: what of a gain is not the members'",
     ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
     CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
+}
+# Flags of single methods, which decide nothing about the results of others: a loop over methods may give them to all.
+METHOD_FLAGS = {
+    "interpolation_value_list": (SEARCH, CONNECTIVITY),
+    "EMA_value": (EMA,),
+    **dict.fromkeys(("learned_steps", "learned_lr"), (LEARNED,)),
+}
+# Flags that were added later, each with its default: files that do not note the flag were made with that value.
+OLDER = {
+    "replicas": 1,
+    "eval_freq": 1,
+    "coefficient_search": "grid",
+    "final_bn_images": None,
+    "select_by": "accuracy",
+    "accept_margin": 0.0,
+    "order": "nearest",
+    "passes": 1,
+    "even_out": False,
+    "learned_per": "network",
+    "denser_num": None,
 }
 # The flags that depart from the paper, each with the methods that heed it; OLDER has their defaults.
 DEPARTURES = {
@@ -36,7 +57,7 @@ DEPARTURES = {
     "denser_num": tuple(name for name in METHODS if name not in (CONNECTIVITY, RECALIBRATED)),
 }
 LABELS = {
-    "interpolate_swa": "SWA",
+    SWA: "SWA",
     "uniform_soup": "uniform soup",
     "greedy_soup": "greedy soup",
     "average_or_soup": "average or soup",
@@ -62,7 +83,7 @@ def _plain_label(settings: Mapping[str, Any]) -> str:
         if values == list(PAPER_COEFFICIENTS):
             return "Lottery Pools"
         return "average" if values == [0.5] else f"Lottery Pools ({len(values)} coefficients)"
-    return f"EMA {settings['EMA_value']:g}" if method == "interpolate_ema" else LABELS[method]
+    return f"EMA {settings['EMA_value']:g}" if method == EMA else LABELS[method]
 
 
 def told_apart(found: Sequence[tuple[str, Hashable, Path]]) -> list[str]:
@@ -85,7 +106,7 @@ def told_apart(found: Sequence[tuple[str, Hashable, Path]]) -> list[str]:
 def folder_name(settings: Mapping[str, Any]) -> str:
     """A folder of its own for each method, its coefficients and departures: commands can follow each other."""
     name, values = settings["interpolate_method"], settings["interpolation_value_list"]
-    if name == "interpolate_ema":
+    if name == EMA:
         name = f"{name}_{settings['EMA_value']:g}"
     elif name in (SEARCH, CONNECTIVITY) and values != list(PAPER_COEFFICIENTS):  # the two that have coefficients
         listed = "_".join(f"{value:g}" for value in values)

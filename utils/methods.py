@@ -17,7 +17,7 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
 from utils.images import Images
 from utils.learned import GROUPS, learned
-from utils.method_names import CONNECTIVITY, DEPARTURES, ENSEMBLE, LEARNED, RECALIBRATED, SEARCH, folder_name
+from utils.method_names import CONNECTIVITY, DEPARTURES, EMA, ENSEMBLE, LEARNED, SEARCH, SWA, folder_name
 from utils.pool_runs import PoolRun
 from utils.pool_tables import results_table
 from utils.pools import Method, Rival, ema, greedy, swa
@@ -27,13 +27,8 @@ from utils.soups import average_or_soup, greedy_soup, uniform_soup
 from utils.studies import Study
 from utils.tickets import TicketFile
 
-# Methods without settings of their own.
-PLAIN_RIVALS = {
-    "uniform_soup": uniform_soup,
-    "greedy_soup": greedy_soup,
-    "average_or_soup": average_or_soup,
-    RECALIBRATED: recalibrated,
-}
+# Methods without settings of their own, which are called by the names of their functions.
+PLAIN_RIVALS = {rival.__name__: rival for rival in (uniform_soup, greedy_soup, average_or_soup, recalibrated)}
 
 
 def most_at_once(args: argparse.Namespace) -> int:
@@ -128,9 +123,9 @@ def _method(args: argparse.Namespace) -> Method | Rival:
         return functools.partial(
             learned, steps=args.learned_steps, learning_rate=args.learned_lr, groups=GROUPS[args.learned_per]
         )
-    if args.interpolate_method == "interpolate_swa":
+    if args.interpolate_method == SWA:
         return swa()
-    if args.interpolate_method == "interpolate_ema":
+    if args.interpolate_method == EMA:
         return ema(args.EMA_value)
     others = {"margin": args.accept_margin, "passes": args.passes, "even_out": args.even_out}
     return greedy(args.interpolation_value_list, SEARCHES[args.coefficient_search], **others)

@@ -46,7 +46,7 @@ def results_table(entries: Sequence[Entry]) -> str:
             f"{100 * entry['density']:.2f}",
             f"{entry['ticket_test_accuracy']:.2f}",
             f"{entry['pool_test_accuracy']:.2f}",
-            f"{entry['pool_test_accuracy'] - entry['ticket_test_accuracy']:+.2f}",
+            f"{gain(entry):+.2f}",
             *((entry["networks"], f"{entry['weights']:.2f}×") if costly else ()),
             _members(entry),
         )
@@ -56,6 +56,11 @@ def results_table(entries: Sequence[Entry]) -> str:
     return report.format_table(
         ("level", "density %", "ticket %", f"{_what(entries)} %", "gain", *cost, "members (level:share)"), rows
     )
+
+
+def gain(entry: Mapping[str, Any]) -> float:
+    """Points of test accuracy that the pool of an entry has over its ticket."""
+    return entry["pool_test_accuracy"] - entry["ticket_test_accuracy"]
 
 
 def _what(entries: Sequence[Entry]) -> str:

@@ -19,6 +19,7 @@ from utils.distributed import Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
 from utils.folders import locked
+from utils.method_names import METHOD_FLAGS, OLDER
 from utils.plain_data import Shape, misfit
 from utils.records import is_settings
 
@@ -30,31 +31,8 @@ FREE_FLAGS = {
     *("levels", "pairs", "pruning_times", "ticket_tolerance"),
 }
 
-# Flags of single methods, which decide nothing about the results of others: a loop over methods may give them to all.
-METHOD_FLAGS = {
-    "interpolation_value_list": ("Lottery_pools", "linear_inter"),
-    "EMA_value": ("interpolate_ema",),
-    "learned_steps": ("learned",),
-    "learned_lr": ("learned",),
-}
-
 # Of `versions`, what may change a result beyond rounding, or tells that it has.
 DECISIVE_VERSIONS = ("revision", "torch", "precision", "device")
-
-# Flags that were added later, each with its default: files that do not note the flag were made with that value.
-OLDER = {
-    "replicas": 1,
-    "eval_freq": 1,
-    "coefficient_search": "grid",
-    "final_bn_images": None,
-    "select_by": "accuracy",
-    "accept_margin": 0.0,
-    "order": "nearest",
-    "passes": 1,
-    "even_out": False,
-    "learned_per": "network",
-    "denser_num": None,
-}
 
 
 def describe_run(

@@ -424,12 +424,17 @@ class Snapshot:
     state: State  # on the CPU, zeros where pruned
     mask: Mask  # all True at level 0
     curves: dict[str, list[float]]  # accuracy per epoch, percent, of "train", "val" and "test"
-    best: float  # best validation accuracy so far, percent
+    best: float  # best validation accuracy so far, percent; -1 before any epoch is scored
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     rewind: State  # the weights that the next level goes back to
     # Within an epoch: its batches so far, and their counts and loss over all processes; empty between epochs.
     underway: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def has_ticket(self) -> bool:
+        """Whether an epoch of the level has been scored, so that there is a ticket of it."""
+        return self.best >= 0
 
 
 class RunFiles:
