@@ -211,15 +211,15 @@ def digest_of(*splits: Split) -> str:
     return digest.hexdigest()
 
 
-def doubt_about_classes(data: ImageData) -> str | None:
+def doubt_about_classes(data: ImageData, validates: bool = True) -> str | None:
     """What is odd about the classes in the splits of `data`, in a line; None if nothing is.
 
     Validation images are the last of the training images: where these are sorted, they are of few classes, and all
-    choices would be made by those alone.
+    choices would be made by those alone. That is nothing to a script that does not choose (`validates`).
     """
     trained, validated, tested = ({*part.labels.tolist()} for part in (data.train, data.val, data.test))
     is_one = len(validated) == 1 < len(trained | validated) and len(data.val) >= 10
-    if is_one or len(validated) < min(len(trained), len(data.val)) / 2:
+    if validates and (is_one or len(validated) < min(len(trained), len(data.val)) / 2):
         return (
             f"the {len(data.val)} validation images, which are the last training images, are of {len(validated)} of "
             f"{len(trained | validated)} classes: are the images sorted by class? Shuffle them"

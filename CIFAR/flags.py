@@ -32,11 +32,11 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--no_flip", action="store_true", help="never mirror training images")
 
 
-def data_from_flags(args: argparse.Namespace, device: torch.device) -> ImageData:
-    """The images that the flags ask for; warns on standard error of odd ones."""
+def data_from_flags(args: argparse.Namespace, device: torch.device, validates: bool = True) -> ImageData:
+    """The images that the flags ask for; warns on standard error of odd ones, of validation ones if it `validates`."""
     data = load_data(
         args.dataset, args.data, device, args.val_images, args.data_limit, args.data_url, flip=not args.no_flip
     )
-    if doubt := doubt_about_classes(data):
+    if doubt := doubt_about_classes(data, validates):
         print(one_line(f"warning: {doubt}"), file=sys.stderr, flush=True)
     return data

@@ -14,7 +14,8 @@
 #   cd ImageNet && python ../multiproc.py --nnodes 2 --node_rank 0 --nproc_per_node 8 --master_addr host0 \
 #     --master_port 8020 main_imp.py IMAGENET_DIR --arch imagenet_resnet_50 --amp --channels_last
 set -euo pipefail
-trap 'if [ $? -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi' EXIT
+# Stopped by SIGTERM: 75 says Python, and the shell 143 where that was still importing.
+trap 'case $? in 75 | 143) scontrol requeue "$SLURM_JOB_ID" ;; esac' EXIT
 images=$(realpath "${1:?usage: sbatch scripts/imagenet_slurm.sh IMAGENET_DIR}")
 # Slurm runs a copy of this file, so the repository is found from where the job was submitted.
 repository=${SLURM_SUBMIT_DIR:?start with sbatch, from the repository}

@@ -13,7 +13,8 @@ if [ -n "${SLURM_JOB_ID:-}" ] && [ "${SLURM_STEP_ID:-4294967280}" -ge 4294967280
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
   export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since Slurm 22.05 srun does not take it over by itself
 fi
-trap 'if [ $? -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then scontrol requeue "$SLURM_JOB_ID"; fi' EXIT
+# Stopped by SIGTERM: 75 says Python, and the shell 143 where that was still importing.
+trap 'case $? in 75 | 143) if [ -n "${SLURM_JOB_ID:-}" ]; then scontrol requeue "$SLURM_JOB_ID"; fi ;; esac' EXIT
 data=${DATA:-../data}
 
 combinations=()

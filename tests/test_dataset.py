@@ -88,6 +88,8 @@ def test_images_sorted_by_class_are_warned_of(tmp_path, capfd):
     data_from_flags(args, torch.device("cpu"))
     line = capfd.readouterr().err
     assert line.startswith("warning: the 4 validation images") and line.count("\n") == 1
+    data_from_flags(args, torch.device("cpu"), validates=False)
+    assert not capfd.readouterr().err, "nothing is chosen"
 
 
 def test_batches_are_channels_last_and_the_last_one_is_kept():

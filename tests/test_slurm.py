@@ -43,10 +43,11 @@ SLURM = {"SLURM_JOB_ID": "17", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIS
 SLURM |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_CPUS_PER_TASK": "64"}
 
 
+@pytest.mark.parametrize("told", [75, 143])
 @pytest.mark.parametrize("script", JOBS)
-def test_a_job_that_was_told_to_stop_goes_back_into_the_queue(job, script, tmp_path):
-    status, calls = job(script, 75, tmp_path, **ONE, **SLURM)
-    assert status == 75
+def test_a_job_that_was_told_to_stop_goes_back_into_the_queue(job, script, told, tmp_path):
+    status, calls = job(script, told, tmp_path, **ONE, **SLURM)
+    assert status == told
     assert any(call.startswith("srun ") for call in calls)
     assert sum(call.startswith("python ") for call in calls) == 1, "the command that was stopped is the last one"
     assert calls[-1] == "scontrol requeue 17"

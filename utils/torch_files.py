@@ -69,7 +69,7 @@ def _look_at_zip(file: BinaryIO, size: int) -> Any:
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise ValueError("it is a zip archive, but none of torch.save")
+            raise ValueError("it is a zip archive, but none of torch.save (of .npz: export to .pt instead)")
         _check_records(archive, size)
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist():
