@@ -32,13 +32,13 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from utils import preemption
 from utils.distributed import wait_for_port
 from utils.errors import UserError
+from utils.launch_env import own_cores
 from utils.parser import Parser, count, nonnegative, positive, run_script
-from utils.places import own_cores
 
 GRACE_S, SIGTERM_GRACE_S = 10, 30
 SEVERAL_NODES_PORT = 29500
 # Exit statuses that a rank's last line explains, and that no further attempt would change: a user's mistake, SIGTERM.
-SAY_IT_ALL = (2, preemption.STATUS)
+SAY_IT_ALL = (2, preemption.EXIT_STATUS)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -279,7 +279,7 @@ def launch(args: argparse.Namespace) -> int:
     try:
         agent.run()
     except SignalException as error:
-        return preemption.STATUS if error.sigval == signal.SIGTERM else 128 + error.sigval
+        return preemption.EXIT_STATUS if error.sigval == signal.SIGTERM else 128 + error.sigval
     except DistError as error:
         raise UserError(f"the {args.nnodes} machines did not meet: {str(error).splitlines()[0]}") from error
     finally:

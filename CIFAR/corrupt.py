@@ -29,11 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from CIFAR.dataset import Split, digest_of
 from CIFAR.flags import add_data_flags, data_from_flags
 from utils import checkpoint, cli, tickets
+from utils.claims import claimed_folder
 from utils.corruptions import SEVERITIES, in_order
 from utils.distributed import SINGLE
 from utils.errors import UserError
 from utils.parser import Parser, count, run_script
-from utils.provenance import claimed_folder, describe_run
+from utils.provenance import describe_run
 from utils.randomness import derive_seed
 
 
@@ -127,7 +128,7 @@ def build_parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    data = data_from_flags(args, torch.device("cpu"))
+    data = data_from_flags(args, torch.device("cpu"), validates=False)
     names = possible(data.test.images)
     with _claimed(args, data.test):
         write_corrupted(data.test, names, args.seed, args.save_dir, cli.announcer(args))

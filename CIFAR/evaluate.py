@@ -17,7 +17,7 @@ from CIFAR.corruptions import CorruptedArrays
 from CIFAR.flags import add_data_flags, data_from_flags
 from utils import cli
 from utils.evaluation_runs import compare_recorded, evaluate_networks, only_compares, without_results
-from utils.networks import find_networks
+from utils.network_files import find_networks
 from utils.parser import Parser, run_script
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         return compare_recorded(args)
     networks = find_networks(args.paths)
     device = cli.select_device(args)
-    data = data_from_flags(args, device)
+    data = data_from_flags(args, device, validates=False)
     corrupted = CorruptedArrays(args.corruptions, data, args.data_limit) if args.corruptions else None
     net = cli.make_network(args, data, device)
     evaluate_networks(args, networks, net, data, corrupted, cli.announcer(args))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils import checkpoint
 from utils.errors import UserError, one_line
-from utils.folders import LOCK, in_turn
+from utils.folders import LOCK, hold_lock
 
 DATASETS = {
     "cifar10": "60,000 photographs of 32×32 pixels in 10 classes; --data names the folder to download to",
@@ -69,7 +69,7 @@ def _open_or_fetch(source: type, folder: Path) -> tuple:
     try:  # first without a lock: a folder that has all may be read-only
         return source(folder, train=True), source(folder, train=False)
     except RuntimeError:  # something is missing, or is just being unpacked
-        with in_turn(folder / f".{source.base_folder}{LOCK}"):
+        with hold_lock(folder / f".{source.base_folder}{LOCK}"):
             return source(folder, train=True, download=True), source(folder, train=False)
 
 

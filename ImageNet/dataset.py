@@ -30,7 +30,7 @@ from utils.distributed import SINGLE, Processes
 from utils.errors import UserError, one_line
 from utils.images import Batch
 from utils.memory import free_memory
-from utils.preemption import Preempted, end_with_parent, held_back, is_asked
+from utils.preemption import Preempted, block_sigterm, end_with_parent, stop_requested
 from utils.randomness import derive_seed, generator
 
 # Those of the files that `ImageFolder` lists. Pillow knows many more by their content, and runs programs for some.
@@ -68,7 +68,7 @@ class Loader(DataLoader):
     """A DataLoader whose workers outlive a SIGTERM to all processes: what they decode is needed until all is saved."""
 
     def __iter__(self):
-        with held_back():
+        with block_sigterm():
             return super().__iter__()
 
 
@@ -139,13 +139,14 @@ class ImageFolders:
 
     def train_batch_count(self, batch_size: int) -> int:
         """A last batch too small to give every process two images (batch norm needs them) is left out."""
-        images, world = len(self.samples["train"]), self.part.world
-        if min(images, batch_size) < 2 * world:
+        images, world_size = len(self.samples["train"]), self.part.world_size
+        if min(images, batch_size) < 2 * world_size:
             raise UserError(
-                f"{images} training images in batches of {batch_size} (--batch_size) are too few for {world} ranks"
+                f"{images} training images (--data_limit) in batches of {batch_size} (--batch_size) are too few: each "
+                f"of {world_size} processes needs two"
             )
         whole, rest = divmod(images, batch_size)
-        return whole + (rest >= 2 * world)
+        return whole + (rest >= 2 * world_size)
 
     def train_batches(self, batch_size: int, *purpose: int | str, first: int = 0) -> Iterator[Batch]:
         """This process's part of every shuffled, augmented batch of `batch_size` images over all processes.
@@ -159,14 +160,14 @@ class ImageFolders:
         return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches), fewest=2)
 
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[Batch]:
-        """This process's batches of the training images that recalibrate batch norm: every `world`-th one, whole.
+        """This process's batches of the training images that recalibrate batch norm: every `world_size`-th one, whole.
 
         They are `limit` images (0: all), each with one crop, the same for every `purpose`: so they are decoded once.
         """
         if limit not in self._recalibration:  # every trial asks, and a list of a million takes half a second
             self._recalibration[limit] = self._draw_recalibration(limit)
         photographs = self._recalibration[limit]
-        batches = _cut(range(len(photographs)), batch_size)[self.part.rank :: self.part.world]
+        batches = _cut(range(len(photographs)), batch_size)[self.part.rank :: self.part.world_size]
         return self._kept(f"recalibration on {limit or 'all'} images", photographs, batches)
 
     def _draw_recalibration(self, limit: int) -> Photographs:
@@ -269,7 +270,7 @@ class ImageFolders:
                 images, labels = images.pin_memory(), labels.pin_memory()
             images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             yield images.to(memory_format=torch.channels_last).float().div_(255), labels
-        if left_out and not left_in and self.part.world == 1:
+        if left_out and not left_in and self.part.world_size == 1:
             raise self._nothing_readable()
         if left_out:
             print(f"{left_out} images left out of this pass", file=sys.stderr, flush=True)
@@ -282,16 +283,16 @@ class ImageFolders:
 
         Where SIGTERM is deferred it ends this, which may take minutes, by Preempted in all processes.
         """
-        count, rank, world = len(photographs), self.processes.local_rank, self.processes.local_world
+        count, rank, world_size = len(photographs), self.processes.local_rank, self.processes.local_world_size
         labels = memory[: 8 * count].view(torch.int64)
         images = memory[8 * count :].view(count, 3, self.side, self.side)
-        mine = _cut(range(rank, count, world), 64)
+        mine = _cut(range(rank, count, world_size), 64)
         for batch, decoded in zip(mine, self._decode(photographs, mine, for_device=False), strict=True):
             part = slice(batch.start, batch.stop, batch.step)
             images[part], labels[part] = decoded
-            if is_asked():
+            if stop_requested():
                 break
-        if self.processes.any(is_asked()):  # all meet here, and all stop or none
+        if self.processes.any(stop_requested()):  # all meet here, and all stop or none
             raise Preempted
         return images, labels
 

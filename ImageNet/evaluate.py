@@ -17,7 +17,7 @@ from ImageNet.corruptions import CorruptedFolders
 from ImageNet.flags import PAPER, add_data_flags, data_from_flags
 from utils import cli
 from utils.evaluation_runs import compare_recorded, evaluate_networks, only_compares, without_results
-from utils.networks import find_networks
+from utils.network_files import find_networks
 from utils.parser import Parser, run_script
 
 

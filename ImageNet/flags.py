@@ -1,14 +1,15 @@
 """The flags that say which images a script of this folder works on, and the defaults of the paper's ImageNet runs."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from ImageNet.dataset import ImageFolders
 from utils.cli import add_list_flag
 from utils.distributed import Processes
 from utils.errors import UserError
+from utils.launch_env import cores_each
 from utils.parser import Parser, count, nonnegative, positive
-from utils.places import cores_each
 
 MOST_WORKERS = 16  # by default; each holds a few batches
 PAPER = {"arch": "imagenet_resnet_18", "seed": 17, "rewind_epoch": 5}
@@ -52,13 +53,18 @@ def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: 
     resize = args.resize or round(args.image_size * 8 / 7)
     if resize < args.image_size:  # or what is scored would have black borders, and what is trained on none
         raise UserError(f"--resize {resize}: images would be smaller than their crops, --image_size {args.image_size}")
-    workers = min(cores_each(processes.local_world), MOST_WORKERS) if args.workers is None else args.workers
+    val_images = args.val_images
+    if val_images is not None and (args.data / "test").is_dir():
+        if processes.is_main:
+            print("warning: --val_images has no use where there is a test folder", file=sys.stderr, flush=True)
+        val_images = args.val_images = None  # as the plain command has it, for those that follow
+    workers = min(cores_each(processes.local_world_size), MOST_WORKERS) if args.workers is None else args.workers
     return ImageFolders(
         args.data,
         processes,
         image_size=args.image_size,
         resize=resize,
-        val_images=args.val_images,
+        val_images=val_images,
         data_limit=args.data_limit,
         workers=workers,
         cache_gb=args.cache_gb,

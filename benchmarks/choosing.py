@@ -26,7 +26,7 @@ from utils.pruning import State
 PAPER = "accuracy"
 JUDGE = "judged"
 # Of the answers of one network; higher is better.
-MEASURES: dict[str, Callable[[trials.Answers], float]] = {
+MEASURES: dict[str, Callable[[trials.PerImage], float]] = {
     PAPER: lambda answers: answers[trials.RIGHT].mean(),
     "accuracy, a quarter of the images": lambda answers: answers[trials.RIGHT][::4].mean(),
     "accuracy, mirrored images too": lambda answers: answers[trials.RIGHT].mean() + answers["mirrored right"].mean(),
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def ask(evaluator: Evaluator, state: State) -> trials.Answers:
+def ask(evaluator: Evaluator, state: State) -> trials.PerImage:
     def predict(split: str, mirrored: bool = False) -> Predictions:
         batches = evaluator.data.eval_batches(split)
         return evaluator.predict(state, ((x.flip(3), y) for x, y in batches) if mirrored else batches)
@@ -59,13 +59,13 @@ def ask(evaluator: Evaluator, state: State) -> trials.Answers:
     return {name: values.numpy() for name, values in answers.items()}
 
 
-def choose(step: trials.Candidate, worth: Callable[[trials.Answers], float]) -> trials.Answers:
+def choose(step: trials.RecordedStep, worth: Callable[[trials.PerImage], float]) -> trials.PerImage:
     """The best trial, the first of equals, if it is no worse than the pool as it stood; else that."""
     best = max(step.trials, key=worth)
     return best if worth(best) >= worth(step.before) else step.before
 
 
-def play(steps: Sequence[trials.Candidate], worth: Callable[[trials.Answers], float]) -> dict:
+def play(steps: Sequence[trials.RecordedStep], worth: Callable[[trials.PerImage], float]) -> dict:
     """What the choices by `worth` gain (points, one a candidate), how many were taken, and the ranks' correlation."""
     chosen = [choose(step, worth) for step in steps]
     ranks = []

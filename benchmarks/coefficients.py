@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def right_answers(evaluator: Evaluator, state: State) -> trials.Answers:
+def right_answers(evaluator: Evaluator, state: State) -> trials.PerImage:
     validation = evaluator.predict(state, evaluator.data.eval_batches("val"))
     return {trials.RIGHT: validation.correct.bool().numpy()}
 

@@ -69,7 +69,9 @@ def main() -> None:
     names += [f"search {many} {count}" for count in args.coefficients if count != most]
     names += [f"epoch {args.archs[0]} {size}" for size in args.batch_sizes]
     names += [f"epoch {arch} {args.batch_sizes[-1]}" for arch in args.archs[1:]]
-    results = measure.in_turn(lambda name, _: [sys.executable, *sys.argv, "--run", *name.split()], names, args.rounds)
+    results = measure.interleaved(
+        lambda name, _: [sys.executable, *sys.argv, "--run", *name.split()], names, args.rounds
+    )
     rows = [
         [*name.split(), f"{measure.median(runs):.2f}", f"{measure.median(runs, 'memory_mb'):.0f}"]
         for name, runs in results.items()

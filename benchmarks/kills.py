@@ -51,7 +51,7 @@ SAVES = 8  # a save to be killed in is one of the first so many of a start
 
 
 @dataclass
-class Study:
+class Tally:
     """What has happened: events by (name, IMP or search), runs and files compared, and what was wrong with them."""
 
     counts: Counter = field(default_factory=Counter)
@@ -156,7 +156,7 @@ def work_to_save(process: BaseProcess, folder: Path, number: int) -> bool:
     return work_until(process, is_saving)
 
 
-def attack(stage: str, folder: Path, seconds: float, draws: random.Random, study: Study, kills: int) -> None:
+def attack(stage: str, folder: Path, seconds: float, draws: random.Random, study: Tally, kills: int) -> None:
     """Run one command to its end, whatever number of starts that takes while `study` needs kills."""
     while True:
         before = temporaries(folder)
@@ -181,7 +181,7 @@ def attack(stage: str, folder: Path, seconds: float, draws: random.Random, study
         study.counts["in the midst of a save", stage] += bool(temporaries(folder) - before)
 
 
-def compare(folder: Path, reference: Path, study: Study) -> None:
+def compare(folder: Path, reference: Path, study: Tally) -> None:
     """Note which files are in one folder alone or have other bytes, and which temporary files are left."""
     ours, theirs = ({path.relative_to(top): path for path in files(top)} for top in (folder, reference))
     left_over = {path.relative_to(folder) for path in temporaries(folder)}
@@ -193,8 +193,8 @@ def compare(folder: Path, reference: Path, study: Study) -> None:
     study.left_over += [f"{folder.name}: {name} is left over" for name in sorted(left_over)]
 
 
-def run(kills: int, seed: int, place: Path) -> Study:
-    study, draws, reference = Study(), random.Random(seed), place / "reference"
+def run(kills: int, seed: int, place: Path) -> Tally:
+    study, draws, reference = Tally(), random.Random(seed), place / "reference"
     seconds = run_alone(reference)
     while any(study.needs(kills, stage) for stage in COMMANDS):
         folder = place / f"run{study.runs + 1}"
@@ -207,7 +207,7 @@ def run(kills: int, seed: int, place: Path) -> Study:
     return study
 
 
-def table(study: Study) -> list[list]:
+def table(study: Tally) -> list[list]:
     rows = []
     for event in ("starts", "kills", *HOW, "in the midst of a save"):
         counts = [study.counts[event, stage] for stage in COMMANDS]

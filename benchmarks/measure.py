@@ -23,7 +23,7 @@ from utils.report import format_table
 RESULTS = Path("benchmarks/results")  # from the root of the repository, where its commands are given
 
 
-def in_turn(
+def interleaved(
     command: Callable[[str, int], Sequence[str]], names: Sequence[str], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
     """What the command of each name prints as JSON on its last line, one after another in every round (from 0)."""
@@ -105,7 +105,7 @@ def argv(flags: Mapping[str, Any]) -> list[str]:
 
 
 def one_run(work: Callable[[], Any], device: torch.device) -> None:
-    """Do one run in this process and print what `in_turn` reads."""
+    """Do one run in this process and print what `interleaved` reads."""
     print(json.dumps(timed(work, device)))
 
 
@@ -132,7 +132,7 @@ def against_published(
     """The published protocol and each of `args.variants` by this script's --run, with the `flags` of their round."""
     names = ["published", *args.variants]
     command = [sys.executable, *sys.argv]
-    return in_turn(lambda name, number: [*command, "--run", name, *flags(number)], names, args.rounds)
+    return interleaved(lambda name, number: [*command, "--run", name, *flags(number)], names, args.rounds)
 
 
 def cells(runs: Sequence[Mapping], published: Sequence[Mapping], rate: float, flops: float, amp: bool, peaks) -> list:

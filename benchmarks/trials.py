@@ -15,18 +15,18 @@ from utils.pools import PAPER_COEFFICIENTS, Pool, greedy, neighbours, search
 from utils.pruning import State
 from utils.tickets import TicketFile, find_tickets
 
-Answers = dict[str, np.ndarray]  # a number for each image
+PerImage = dict[str, np.ndarray]  # a number for each image
 RIGHT = "right"  # the answers that a search decides by: validation images that a network gets right
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RecordedStep:
     """A step of a search: the answers of the pool as it stood, and of the network of each coefficient."""
 
     start: int
     level: int
-    before: Answers
-    trials: list[Answers]
+    before: PerImage
+    trials: list[PerImage]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coefficients", type=float, nargs="+", default=list(PAPER_COEFFICIENTS), metavar="C")
 
 
-def record(args: argparse.Namespace, ask: Callable[[Evaluator, State], Answers]) -> list[Candidate]:
+def record(args: argparse.Namespace, ask: Callable[[Evaluator, State], PerImage]) -> list[RecordedStep]:
     """Every step of the paper's search from each ticket of `args.tickets`, with the answers that `ask` gives."""
     command = Lottery_pools.build_parser().parse_args(inputs.argv(args, jobs=1))
     data = data_from_flags(command, cli.select_device(command))
@@ -58,8 +58,8 @@ def _search(
     evaluator: Evaluator,
     start: TicketFile,
     candidates: list[TicketFile],
-    ask: Callable[[Evaluator, State], Answers],
-) -> list[Candidate]:
+    ask: Callable[[Evaluator, State], PerImage],
+) -> list[RecordedStep]:
     ticket, answers = evaluator.read_ticket(start), []
 
     def score(state: State) -> float:
@@ -67,7 +67,7 @@ def _search(
         return answers[-1][RIGHT].mean()
 
     def finish(state: State, number: int) -> State:
-        return evaluator.finish(ticket, state, args.seed, "recalibrate", ticket.level, number)
+        return evaluator.prune_and_recalibrate(ticket, state, args.seed, "recalibrate", ticket.level, number)
 
     pool = Pool(ticket.state, score(ticket.state), {ticket.level: 1.0})
     read = [(file.level, lambda file=file: evaluator.read_ticket(file).state) for file in candidates]
@@ -76,7 +76,7 @@ def _search(
     steps = []
     for step in pool.steps:
         tried, trials = trials[: len(step.coefficients)], trials[len(step.coefficients) :]
-        steps.append(Candidate(start.level, step.candidate, before, tried))
+        steps.append(RecordedStep(start.level, step.candidate, before, tried))
         if step.accepted:
             before = tried[step.coefficients.index(step.coefficient)]
     return steps

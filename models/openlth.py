@@ -33,7 +33,7 @@ DEPTHS = f"D: {'; '.join(f'{depths} for {name}' for name, depths in _DEPTHS.item
 IMAGENET_BLOCKS = {**BLOCKS, 26: (BasicBlock, (2, 3, 4, 3)), 200: (Bottleneck, (3, 24, 36, 3))}
 
 
-class CifarBlock(nn.Module):
+class OpenlthBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; where the channels change, (N, in_planes, H, W) to (N, planes, H/2, W/2)."""
 
     def __init__(self, in_planes: int, planes: int):
@@ -53,7 +53,7 @@ class CifarBlock(nn.Module):
         return self.relu(residual + self.shortcut(x))
 
 
-class CifarResNet(nn.Module):
+class OpenlthResNet(nn.Module):
     """`cifar_resnet`: images (N, 3, H, W) to logits (N, `classes`).
 
     Three segments of `blocks` blocks each have `width`, 2 `width` and 4 `width` channels.
@@ -65,7 +65,7 @@ class CifarResNet(nn.Module):
         self.bn = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         planes = [width, *(width * factor for factor in (1, 2, 4) for _ in range(blocks))]
-        self.blocks = nn.Sequential(*(CifarBlock(before, after) for before, after in pairwise(planes)))
+        self.blocks = nn.Sequential(*(OpenlthBlock(before, after) for before, after in pairwise(planes)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, classes)
 
@@ -74,7 +74,7 @@ class CifarResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-class CifarVGG(nn.Module):
+class OpenlthVGG(nn.Module):
     """`cifar_vgg`: VGG without its last max-pool, images (N, 3, H, W) to logits (N, `classes`).
 
     `smallest_image` is the least height and width in pixels: each of the four poolings halves them.
@@ -136,9 +136,9 @@ def build(arch: str, classes: int) -> nn.Module:
             f"--arch {arch} tells {IMAGENET_CLASSES} classes apart, the images have {classes}: name another"
         )
     if family == "cifar_resnet":
-        net = CifarResNet((depth - 2) // 6, width or 16, classes)
+        net = OpenlthResNet((depth - 2) // 6, width or 16, classes)
     elif family == "cifar_vgg":
-        net = CifarVGG(depth, classes)
+        net = OpenlthVGG(depth, classes)
     else:
         net = ResNet(*IMAGENET_BLOCKS[depth], width or FULL_WIDTH, IMAGENET_CLASSES)
     return net.apply(_initialize)

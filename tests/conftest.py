@@ -22,7 +22,7 @@ from CIFAR.dataset import ImageData, load_data
 from ImageNet import Lottery_pools, evaluate
 from utils import figures, tickets
 from utils.corruptions import SEVERITIES
-from utils.folders import in_turn
+from utils.folders import hold_lock
 from utils.parser import run_script
 from utils.randomness import generator
 
@@ -138,7 +138,7 @@ def built_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pa
         top = top.parent
 
     def build(name: str, fill: Callable[[Path], object]) -> Path:
-        with in_turn(top / f"{name}.lock"):
+        with hold_lock(top / f"{name}.lock"):
             if not (top / f"{name}.done").exists():
                 shutil.rmtree(top / name, ignore_errors=True)  # what a worker left that failed
                 fill(top / name)

@@ -40,16 +40,16 @@ from CIFAR import main_imp
 from CIFAR.corruptions import CorruptedArrays
 from CIFAR.dataset import load_data
 from ImageNet.dataset import UNREADABLE, Photographs
-from utils import comparison, heat_maps, recorded, report, tickets
+from utils import comparison, heat_maps, pool_results, report, tickets
+from utils.claims import claimed_folder
 from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE
 from utils.errors import LONGEST_LINE, UserError, one_line
 from utils.evaluation import Evaluator
 from utils.imp import ImpRun, ImpSettings
-from utils.plain_data import Shape, is_plain
+from utils.plain_data import Schema, is_plain
 from utils.pool_runs import PoolRun
 from utils.pools import Pool, greedy
-from utils.provenance import claimed_folder
 from utils.pruning import dense_mask
 from utils.studies import Study
 from utils.tickets import OpenlthRunFiles, RunFiles, TicketFile
@@ -227,7 +227,7 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
 
     def compared() -> None:
         claim(pools, run.study.description, pools=is_plain)
-        comparison.compare([recorded.read_results(pools)], folder / "compared")
+        comparison.compare([pool_results.read_results(pools)], folder / "compared")
 
     yield Subject("pools.json", pools, compared, documents)
     walk = connectivity_run(folder, evaluator)
@@ -236,7 +236,7 @@ def run_subjects(folder: Path, run: PoolRun, evaluator: Evaluator) -> Iterator[S
     yield Subject("connectivity.json", lines, lambda: barrier_table(walk.run([0.5], [0])) and None, documents)
 
 
-def claim(path: Path, description: dict, **items: Shape) -> None:
+def claim(path: Path, description: dict, **items: Schema) -> None:
     """What a script does with its folder before it works in it."""
     with claimed_folder(path, description, SINGLE, **items):
         pass

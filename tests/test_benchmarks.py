@@ -72,7 +72,7 @@ def test_runs_come_in_turn_and_ratios_are_taken_round_by_round(capfd):
     def command(name: str, number: int) -> list[str]:
         return [sys.executable, "-c", f"print('x'); print('{{\"seconds\": {(number + 1) * len(name)}}}')"]
 
-    results = measure.in_turn(command, ["aaaa", "b"], 2)
+    results = measure.interleaved(command, ["aaaa", "b"], 2)
     assert results == {"aaaa": [{"seconds": 4}, {"seconds": 8}], "b": [{"seconds": 1}, {"seconds": 2}]}
     assert measure.ratios(results["b"], results["aaaa"]) == [4.0, 4.0]
     assert [line.split()[2] for line in capfd.readouterr().out.splitlines()] == ["aaaa", "b", "aaaa", "b"]
@@ -122,15 +122,15 @@ def test_recorded_trials_are_those_of_the_search(bench, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:An input array is constant", "ignore:Mean of empty slice")
 def test_a_measure_chooses_by_its_own_and_is_judged_by_other_images(bench):
-    def answers(right: float, nll: float, judged: float) -> trials.Answers:
+    def answers(right: float, nll: float, judged: float) -> trials.PerImage:
         return {name: np.array([value]) for name, value in {"right": right, "nll": nll, "judged": judged}.items()}
 
-    step = trials.Candidate(0, 1, answers(0.5, 1.0, 0.4), [answers(0.5, 1.5, 0.2), answers(0.4, 0.9, 0.6)])
+    step = trials.RecordedStep(0, 1, answers(0.5, 1.0, 0.4), [answers(0.5, 1.5, 0.2), answers(0.4, 0.9, 0.6)])
     by_accuracy = choosing.play([step], choosing.MEASURES["accuracy"])
     assert by_accuracy["gains"] == [pytest.approx(-20)] and by_accuracy["taken"] == 1
     by_loss = choosing.play([step], choosing.MEASURES["loss"])
     assert by_loss["gains"] == [pytest.approx(20)] and by_loss["rank_correlation"] == 1
-    worse = trials.Candidate(0, 1, answers(0.6, 0.1, 0.4), step.trials)
+    worse = trials.RecordedStep(0, 1, answers(0.6, 0.1, 0.4), step.trials)
     assert choosing.play([worse], choosing.MEASURES["loss"])["gains"] == [0]
     steps = trials.record(recorded(choosing, bench, "--search_num", "1"), choosing.ask)
     assert [(step.start, step.level) for step in steps] == [(0, 1), (1, 0), (2, 1)]

@@ -6,8 +6,9 @@ from CIFAR import Lottery_pools, main_imp
 from ImageNet import Lottery_pools as imagenet_pools
 from ImageNet import main_imp as imagenet_imp
 from utils import methods
+from utils.claims import FREE_FLAGS, refuse_other_run, used
 from utils.errors import UserError
-from utils.provenance import FREE_FLAGS, OLDER, refuse_other_run, used
+from utils.method_names import LATER_FLAGS
 
 # Of the first files there are; those of `learned` came with the method, and no file of it is older.
 ALWAYS_NOTED = {
@@ -22,12 +23,12 @@ NOT_NOTED = {"help", "list", "fast", "recipe"}  # stand for others, or end the p
 @pytest.mark.parametrize("script", [main_imp, Lottery_pools, imagenet_imp, imagenet_pools], ids=lambda s: s.__name__)
 def test_of_every_flag_that_decides_something_it_is_known_what_older_files_were_made_with(script):
     flags = {action.dest for action in script.build_parser()._actions} - NOT_NOTED
-    assert flags - FREE_FLAGS <= ALWAYS_NOTED | set(OLDER)
+    assert flags - FREE_FLAGS <= ALWAYS_NOTED | set(LATER_FLAGS)
 
 
-@pytest.mark.parametrize("name", OLDER)
+@pytest.mark.parametrize("name", LATER_FLAGS)
 def test_what_is_older_than_a_flag_is_of_its_default(name, tmp_path):
-    refuse_other_run({}, {name: OLDER[name]}, tmp_path)
+    refuse_other_run({}, {name: LATER_FLAGS[name]}, tmp_path)
     refuse_other_run({name: "other"}, {name: "other"}, tmp_path)
     with pytest.raises(UserError, match=f"--{name}"):
         refuse_other_run({}, {name: "other"}, tmp_path)
@@ -36,8 +37,8 @@ def test_what_is_older_than_a_flag_is_of_its_default(name, tmp_path):
 @pytest.mark.parametrize("script", [main_imp, Lottery_pools, imagenet_imp, imagenet_pools], ids=lambda s: s.__name__)
 def test_defaults_are_those_of_older_files(script):
     defaults = {action.dest: action.default for action in script.build_parser()._actions}
-    assert {name: defaults[name] for name in OLDER if name in defaults} == {
-        name: value for name, value in OLDER.items() if name in defaults
+    assert {name: defaults[name] for name in LATER_FLAGS if name in defaults} == {
+        name: value for name, value in LATER_FLAGS.items() if name in defaults
     }
 
 

@@ -10,7 +10,7 @@ from conftest import snapshot
 from test_report import assert_shows_something
 
 from CIFAR import evaluate
-from utils import comparison, recorded, report
+from utils import comparison, pool_results, report
 from utils.errors import UserError
 
 COEFFICIENTS = {"Lottery Pools": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], "average": [0.5]}
@@ -90,7 +90,7 @@ def test_mean_gain_deviates_over_runs_and_not_over_levels(seeds, tmp_path, capsy
 def test_pictures_have_a_band_and_a_line_at_zero(seeds, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(report.figures, "write", lambda figure, path: drawn.update({path.name: figure}))
-    comparison.compare(recorded.read_all(seeds), tmp_path)
+    comparison.compare(pool_results.read_all(seeds), tmp_path)
     accuracy, gain = (drawn[name].axes[0] for name in ("accuracy.png", "gain.png"))
     assert len(accuracy.collections) == 3 and len(gain.collections) == 2
     zero, *lines = gain.lines
@@ -166,7 +166,7 @@ def test_a_folder_named_twice_counts_once(seeds, tmp_path):
 
 
 def labels(*folders: Path) -> list[tuple[str, int]]:
-    return [(results.label, results.run) for results in recorded.read_all(folders)]
+    return [(results.label, results.run) for results in pool_results.read_all(folders)]
 
 
 def test_copies_of_one_search_are_no_runs(tmp_path):

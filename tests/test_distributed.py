@@ -19,7 +19,7 @@ from test_places import SLURM, add_scontrol
 from utils import cli, distributed
 from utils.distributed import Processes, connect, wait_for_port
 from utils.errors import UserError
-from utils.places import Place
+from utils.launch_env import RankInfo
 
 # Every operation, and what the result must be; rank 1 is slow in the end, and then, if the test wants it, silent.
 OPERATIONS = """
@@ -29,8 +29,8 @@ from utils.distributed import connect
 
 device_name, timeout_s, ending = sys.argv[1:]
 with connect(device_name, float(timeout_s)) as processes:
-    rank, world = processes.rank, processes.world
-    assert (world, processes.local_world, processes.is_main) == (2, 2, rank == 0)
+    rank, world_size = processes.rank, processes.world_size
+    assert (world_size, processes.local_world_size, processes.is_main) == (2, 2, rank == 0)
     device = processes.device
     values = torch.full((2, 3), rank + 1.0, dtype=torch.float64, device=device)
     assert processes.sum_(values) is values and (values == 3).all()
@@ -49,7 +49,7 @@ with connect(device_name, float(timeout_s)) as processes:
     if rank == 1:
         time.sleep(1)
     processes.barrier()
-    sys.stdout.write(f"{rank} of {world} agrees\\n")
+    sys.stdout.write(f"{rank} of {world_size} agrees\\n")
     sys.stdout.flush()
     if ending == "silence":
         if rank == 1:
@@ -104,10 +104,10 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_shards_cover_every_item_once(world):
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_shards_cover_every_item_once(world_size):
     for n in range(11):
-        shards = [range(n)[Processes(rank, world).shard(n)] for rank in range(world)]
+        shards = [range(n)[Processes(rank, world_size).shard(n)] for rank in range(world_size)]
         assert [item for part in shards for item in part] == [*range(n)]
         assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
@@ -138,9 +138,9 @@ def test_gpu_of_a_device_without_a_number():
 
 
 def test_devices(monkeypatch):
-    two = Place(1, 2, 1, 2)
+    two = RankInfo(1, 2, 1, 2)
     assert distributed._own_device("cpu", two) == torch.device("cpu")
-    assert distributed._own_device("cuda:3", Place()) == torch.device("cuda:3")
+    assert distributed._own_device("cuda:3", RankInfo()) == torch.device("cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match="--device cuda needs"):
         distributed._own_device("cuda", two)
@@ -209,19 +209,19 @@ def test_a_name_server_that_does_not_know_a_host_is_believed_one_that_does_not_a
     [
         (
             dist.DistBackendError("NCCL error: invalid usage\nncclInvalidUsage\nLast error:\nDuplicate GPU detected"),
-            Place(0, 2, 0, 2, "host0", 1),
+            RankInfo(0, 2, 0, 2, "host0", 1),
             RuntimeError,
             "rank 0 is not connected to the others: NCCL error: .* Last error: Duplicate GPU detected",
         ),
         (
             RuntimeError("Unable to find address for: eth9"),
-            Place(0, 2, 0, 1, "host0", 1),
+            RankInfo(0, 2, 0, 1, "host0", 1),
             RuntimeError,
             r"rank 0 is not connected to the others \(GLOO_SOCKET_IFNAME .*: Unable to find address for: eth9",
         ),
         (
             dist.DistStoreError("Timed out after 6 seconds"),
-            Place(0, 2, 0, 2, "host0", 1),
+            RankInfo(0, 2, 0, 2, "host0", 1),
             UserError,
             r"does not meet the other processes at host0:1 \(MASTER_ADDR:MASTER_PORT\): Timed out after 6 seconds",
         ),

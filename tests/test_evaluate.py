@@ -25,7 +25,7 @@ from utils import checkpoint
 from utils.corruptions import SEVERITIES, STANDARD, in_order, mean_accuracy
 from utils.errors import UserError
 from utils.evaluation import Evaluator
-from utils.networks import find_networks
+from utils.network_files import find_networks
 from utils.parser import run_script
 from utils.predictions import mcnemar
 from utils.scoring import read_networks, score_networks

@@ -168,7 +168,7 @@ class Work:
         waits.clear()
 
         def finish(state: State, number: int) -> State:
-            return evaluator.finish(ticket, state, "recalibrate", number)
+            return evaluator.prune_and_recalibrate(ticket, state, "recalibrate", number)
 
         def score(state: State) -> float:
             return evaluator.validate(state).accuracy

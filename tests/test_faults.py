@@ -189,7 +189,7 @@ def test_ranks_stop_in_the_midst_of_an_epoch_and_go_on(start, imp, imagenet_tick
     wait_for(imp.early, run)
     run.process.send_signal(signal.SIGTERM)
     end = assert_all_end(run, END_S)
-    assert end.status == preemption.STATUS
+    assert end.status == preemption.EXIT_STATUS
     assert "stopped by SIGTERM" in end.errors
     assert start(*imp.command).end().status == 0
     for theirs in imagenet_tickets.rglob("*.pth*"):

@@ -31,10 +31,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 sys.modules["utils.distributed"] = SimpleNamespace(Processes=None)
-from utils.folders import in_turn, locked
+from utils.folders import hold_lock, locked
 
 path = Path(sys.argv[1])
-with in_turn(path) if path.suffix == ".lock" else locked(path, SimpleNamespace(is_main=True)):
+with hold_lock(path) if path.suffix == ".lock" else locked(path, SimpleNamespace(is_main=True)):
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -114,7 +114,7 @@ def take_turn(path: Path) -> tuple[threading.Thread, threading.Event]:
     came = threading.Event()
 
     def wait() -> None:
-        with folders.in_turn(path):
+        with folders.hold_lock(path):
             came.set()
 
     waiting = threading.Thread(target=wait)
@@ -138,7 +138,7 @@ def test_on_a_file_system_without_locks_it_is_always_ones_turn(monkeypatch, tmp_
     monkeypatch.setattr(folders.fcntl, "lockf", refuse)
     turns = []
     for number in (1, 2):
-        with folders.in_turn(tmp_path / "images.lock"):
+        with folders.hold_lock(tmp_path / "images.lock"):
             turns.append(number)
     assert turns == [1, 2]
 

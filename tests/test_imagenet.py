@@ -37,20 +37,20 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator
 
 
-def rank(number: int, world: int) -> Processes:
+def rank(number: int, world_size: int) -> Processes:
     """A process as it sees itself; without a cache the images need no word from the others."""
-    return Processes(number, world, number, world, torch.device("cpu"))
+    return Processes(number, world_size, number, world_size, torch.device("cpu"))
 
 
 def images_of(folder: Path, processes: Processes = SINGLE, **options) -> ImageFolders:
     return ImageFolders(folder, processes, **{"image_size": 32, "resize": 36, "workers": 0, "cache_gb": 0, **options})
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_processes_share_scored_images_without_padding_or_dropping(photographs, split, world):
+def test_processes_share_scored_images_without_padding_or_dropping(photographs, split, world_size):
     whole = torch.cat([images for images, _ in images_of(photographs).eval_batches(split)])
-    parts = [images_of(photographs, rank(number, world)).eval_batches(split, 2) for number in range(world)]
+    parts = [images_of(photographs, rank(number, world_size)).eval_batches(split, 2) for number in range(world_size)]
     assert torch.equal(torch.cat([images for part in parts for images, _ in part]), whole)
 
 
@@ -285,6 +285,14 @@ def test_without_test_folder_val_is_for_testing_and_train_gives_validation(tmp_p
     assert images_of(tmp_path, val_images=12).samples == data.samples
 
 
+def test_validation_images_are_not_counted_where_they_are_a_folder(tmp_path, capfd):
+    folder = write_photographs(tmp_path, {"train": 20, "val": 7, "test": 5})
+    args = main_imp.build_parser().parse_args([str(folder), "--val_images", "12", "-j", "0"])
+    assert data_from_flags(args, SINGLE).sizes["val"] == 21
+    assert args.val_images is None, "the same command without the flag goes on with the run"
+    assert capfd.readouterr().err == "warning: --val_images has no use where there is a test folder\n"
+
+
 @pytest.mark.parametrize("missing", ["train", "val"])
 def test_missing_folder(tmp_path, missing):
     folder = write_photographs(tmp_path, {split: 2 for split in ("train", "val") if split != missing})
@@ -315,9 +323,9 @@ def test_a_test_folder_without_labels_is_to_be_moved_away(tmp_path, place):
 def test_photographs_are_decoded_by_as_many_workers_as_there_are_cores_for(
     photographs, monkeypatch, flags, cores, workers
 ):
-    monkeypatch.setattr("ImageNet.flags.cores_each", lambda local_world: cores if local_world == 8 else None)
+    monkeypatch.setattr("ImageNet.flags.cores_each", lambda local_world_size: cores if local_world_size == 8 else None)
     args = main_imp.build_parser().parse_args([str(photographs), *flags])
-    assert data_from_flags(args, Processes(local_world=8)).workers == workers
+    assert data_from_flags(args, Processes(local_world_size=8)).workers == workers
 
 
 def test_published_command_means_what_it_meant(photographs):

@@ -47,7 +47,7 @@ def test_whatever_differs_is_found(tmp_path):
     (tmp_path / "killed" / "other").write_bytes(b"2")
     (tmp_path / "killed" / "pools" / "missing").unlink()
     (tmp_path / "killed" / "more").touch()
-    study = kills.Study()
+    study = kills.Tally()
     kills.compare(tmp_path / "killed", tmp_path / "reference", study)
     assert study.differing == [f"killed: {name} differs" for name in ("more", "other", "pools/missing")]
     assert study.left_over == ["killed: pools/.0pool.pth.tar.x.tmp is left over"]

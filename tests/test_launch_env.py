@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.places import Place, cores_each, find_place
+from utils.launch_env import RankInfo, cores_each, read_rank_info
 
 TORCHRUN = {
     "RANK": "3",
@@ -39,7 +39,7 @@ def add_scontrol(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "own, on_node, local_world, cores",
+    "own, on_node, local_world_size, cores",
     [
         (64, "", 8, 8),
         (2, "", 1, 2),
@@ -49,11 +49,11 @@ def add_scontrol(folder: Path) -> None:
         (128, "32", 4, 8),  # or does not keep them from those that are others'
     ],
 )
-def test_processes_of_a_machine_share_its_cores(monkeypatch, own, on_node, local_world, cores):
+def test_processes_of_a_machine_share_its_cores(monkeypatch, own, on_node, local_world_size, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(own), raising=False)
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", on_node)
     monkeypatch.delenv("RANK", raising=False)
-    assert cores_each(local_world) == cores
+    assert cores_each(local_world_size) == cores
 
 
 @pytest.mark.parametrize("own, on_node, cores", [(64, "128", 8), (128, "64", 8), (16, "", 2)])
@@ -65,18 +65,18 @@ def test_processes_of_a_launcher_share_its_cores(monkeypatch, own, on_node, core
 
 
 def test_place_by_torchrun():
-    assert find_place(TORCHRUN) == Place(3, 4, 1, 2, "host0", 8020)
-    assert find_place({**TORCHRUN, **SLURM}) == Place(3, 4, 1, 2, "host0", 8020)
-    assert find_place({"RANK": "0", "WORLD_SIZE": "1"}) == Place()
+    assert read_rank_info(TORCHRUN) == RankInfo(3, 4, 1, 2, "host0", 8020)
+    assert read_rank_info({**TORCHRUN, **SLURM}) == RankInfo(3, 4, 1, 2, "host0", 8020)
+    assert read_rank_info({"RANK": "0", "WORLD_SIZE": "1"}) == RankInfo()
     one_a_node = {name: value for name, value in TORCHRUN.items() if not name.startswith("LOCAL")}
-    assert find_place(one_a_node) == Place(3, 4, 0, 1, "host0", 8020)
+    assert read_rank_info(one_a_node) == RankInfo(3, 4, 0, 1, "host0", 8020)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"RANK": "4"}, "Place"),
-        ({"LOCAL_RANK": "2"}, "Place"),
+        ({"RANK": "4"}, "RankInfo"),
+        ({"LOCAL_RANK": "2"}, "RankInfo"),
         ({"WORLD_SIZE": "four"}, "WORLD_SIZE"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR"),
         ({"MASTER_PORT": ""}, "MASTER_PORT"),
@@ -84,23 +84,23 @@ def test_place_by_torchrun():
 )
 def test_a_contradictory_environment_is_refused(change, named):
     with pytest.raises(UserError, match=named):
-        find_place({**TORCHRUN, **change})
+        read_rank_info({**TORCHRUN, **change})
 
 
 def test_place_by_slurm(monkeypatch, tmp_path):
     add_scontrol(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    place = find_place(SLURM)
-    assert (place.rank, place.world, place.local_rank, place.local_world) == (3, 4, 1, 2)
+    place = read_rank_info(SLURM)
+    assert (place.rank, place.world_size, place.local_rank, place.local_world_size) == (3, 4, 1, 2)
     assert place.address == "node07" and 15000 <= place.port < 30000
-    other_step = find_place({**SLURM, "SLURM_STEP_ID": "1"})
+    other_step = read_rank_info({**SLURM, "SLURM_STEP_ID": "1"})
     assert other_step.port != place.port
-    given = find_place({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "8020"})
+    given = read_rank_info({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "8020"})
     assert (given.address, given.port) == ("10.0.0.1", 8020)
     uneven = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_LOCALID": "0"}
-    assert find_place(uneven).local_world == 1
+    assert read_rank_info(uneven).local_world_size == 1
     with pytest.raises(UserError, match="MASTER_ADDR"):
-        find_place({**SLURM, "SLURM_JOB_NODELIST": "elsewhere"})
+        read_rank_info({**SLURM, "SLURM_JOB_NODELIST": "elsewhere"})
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_place_by_slurm(monkeypatch, tmp_path):
     ],
 )
 def test_slurm_without_srun_is_one_process(change):
-    assert find_place({**SLURM, **change}) == Place()
+    assert read_rank_info({**SLURM, **change}) == RankInfo()

@@ -26,8 +26,8 @@ from utils.distributed import connect
 
 with connect("cpu", timeout_s=60) as processes:
     (total,) = processes.sum_counts(processes.rank + 1)
-    here = f"{processes.local_rank} of {processes.local_world} here"
-    print(f"rank {processes.rank} of {processes.world}, {here}: {total}")
+    here = f"{processes.local_rank} of {processes.local_world_size} here"
+    print(f"rank {processes.rank} of {processes.world_size}, {here}: {total}")
     print(sys.argv[1:], "threads:", os.environ["OMP_NUM_THREADS"])
     print(f"rank {processes.rank} warns", file=sys.stderr)
 """
@@ -260,7 +260,7 @@ def test_a_users_mistake_is_one_line_and_not_tried_again(launch):
 
 
 def test_a_signal_ends_all(launch):
-    endings = {"interrupted": (signal.SIGINT, 130), "terminated": (signal.SIGTERM, preemption.STATUS)}
+    endings = {"interrupted": (signal.SIGINT, 130), "terminated": (signal.SIGTERM, preemption.EXIT_STATUS)}
     runs = {kind: launch("--nproc_per_node", 2, "plain.py", kind) for kind in endings}
     for kind, run in runs.items():
         pids = run.pids(kind)

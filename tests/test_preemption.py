@@ -122,7 +122,7 @@ def test_decoding_ends_at_the_next_batch(photographs, monkeypatch):
     monkeypatch.setattr(
         "ImageNet.dataset._read_photograph", lambda path: read.append(path) or Image.new("RGB", (40, 44))
     )
-    monkeypatch.setattr("ImageNet.dataset.is_asked", lambda: True)
+    monkeypatch.setattr("ImageNet.dataset.stop_requested", lambda: True)
     with pytest.raises(preemption.Preempted):
         data.eval_batches("val")
     assert len(read) == 64 < len(data.samples["val"])
@@ -134,7 +134,7 @@ def test_the_signal_waits_for_a_block_that_asks_for_it_itself():
         "import os, signal\n"
         "from utils import preemption\n"
         "preemption.handle_sigterm()\n"
-        "with preemption.deferred() as stop:\n"
+        "with preemption.defer_sigterm() as stop:\n"
         "    print(stop())\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print(stop())\n"
@@ -144,6 +144,24 @@ def test_the_signal_waits_for_a_block_that_asks_for_it_itself():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:3] == ["False", "True", "the second signal is nothing new"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("end", ["pass", "raise UserError('a mistake')", "os.kill(os.getpid(), signal.SIGTERM)"])
+def test_the_signal_changes_nothing_once_a_script_is_done(end):
+    """It comes when all handlers of Python are gone, which is so before the first modules are."""
+    code = (
+        "import atexit, os, signal, sys\n"
+        "from utils.errors import UserError\n"
+        "from utils.parser import run_script\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid()):\n"
+        "        kill(pid, 15)\n"
+        "sys.late = Late()\n"
+        f"def main(argv):\n    {end}\n"
+        "run_script(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == {"pass": 0, "rais": 2}.get(end[:4], 75), done.stderr
 
 
 class Script:

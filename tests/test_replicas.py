@@ -136,7 +136,7 @@ def test_recorded_accuracies_are_the_means_own(tmp_path):
         assert (record["best_sa"], record["epoch"]) == (val, 3)
         train = sum(replicas) / 2
         assert record["result"] == {"train_ta": [train] * epochs, "val_ta": [val] * epochs, "test_ta": [test] * epochs}
-        assert read_ticket(RunFiles(tmp_path).ticket(level)).recorded == val
+        assert read_ticket(RunFiles(tmp_path).ticket(level)).recorded_accuracy == val
 
 
 def test_the_next_mask_comes_from_the_mean(tmp_path):

@@ -383,6 +383,23 @@ def test_flags_of_other_methods_make_no_difference(search, fails, tmp_path):
     assert "--EMA_value 0.95, not with --EMA_value 0.5" in line
 
 
+@pytest.mark.parametrize(
+    "method, flags",
+    [
+        ("interpolate_swa", ["--coefficient_search", "hump"]),
+        ("linear_inter", ["--final_bn_images", "3", "--search_num", "1"]),
+        ("ensemble", ["--final_bn_images", "3", "--bn_images", "4", "--batch_size", "1"]),
+    ],
+)
+def test_flags_that_a_method_does_not_heed_make_no_difference(method, flags, small_tickets):
+    command = [*SMALL, "--checkpoint", str(small_tickets), "--interpolate_method", method, *LIST]
+    Lottery_pools.main([*command, *flags])
+    (results,) = [*small_tickets.glob("pools/*/pools.json"), *small_tickets.glob("pools/*/connectivity.json")]
+    before = results.read_bytes()
+    Lottery_pools.main(command)
+    assert results.read_bytes() == before
+
+
 @pytest.mark.parametrize("method", ["Lottery_pools", "interpolate_swa", "uniform_soup", "ensemble"])
 def test_denser_tickets_stay_out(small_tickets, method):
     flags = [*SMALL, "--checkpoint", str(small_tickets), "--denser_num", "0", "--interpolate_method", method]

@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator
 from utils.learned import GROUPS, learn_shares, learned, mix, stack
 from utils.pools import Member, Tools
-from utils.predictions import averaged
+from utils.predictions import mean_probabilities
 from utils.soups import average_or_soup, greedy_soup, uniform_soup
 
 
@@ -191,7 +191,7 @@ def test_an_ensemble_averages_probabilities_and_not_logits():
     logits = [torch.tensor([[8.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.0, 2.0]])]
     labels = torch.tensor([0, 2])
     members = [(part.softmax(1), labels) for part in [*logits, logits[1]]]
-    mean, found = averaged(members)
+    mean, found = mean_probabilities(members)
     expected = [
         [sum(math.exp(part[image][place]) / sum(map(math.exp, part[image])) for part in rows) / 3 for place in range(3)]
         for image, rows in enumerate([[part.tolist() for part in [*logits, logits[1]]]] * 2)

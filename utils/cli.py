@@ -15,9 +15,9 @@ from utils.allocator import keep_freed_memory
 from utils.distributed import SINGLE, Processes, connect
 from utils.errors import UserError
 from utils.images import Images
+from utils.launch_env import read_rank_info
 from utils.method_names import METHODS
 from utils.parser import Parser, PrintText, count, nonnegative, positive
-from utils.places import find_place
 from utils.randomness import derive_seed
 
 
@@ -135,7 +135,7 @@ def add_jobs_flag(parser: Parser) -> None:
 
 def select_device(args: argparse.Namespace) -> torch.device:
     """The device of a script for one process that --device or --gpu names."""
-    if find_place(os.environ).world > 1:
+    if read_rank_info(os.environ).world_size > 1:
         raise UserError("this script is for one process: start it without multiproc.py, torchrun or srun's --ntasks")
     _set_up(args)
     return _tried(torch.device(_wanted_device(args)))

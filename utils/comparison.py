@@ -7,8 +7,8 @@ from typing import Any
 
 from utils import checkpoint, report, tickets
 from utils.method_names import TICKET
+from utils.pool_results import Entry, Results
 from utils.pool_tables import gain
-from utils.recorded import Entry, Results
 from utils.spread import format_spread, spread
 
 # For each level and density (0..1), for each label, one entry a run; for TICKET that of the first method that has one.

@@ -6,12 +6,12 @@ from itertools import combinations, pairwise
 from typing import Any
 
 from utils import heat_maps, report, tickets
+from utils.claims import save_results
 from utils.errors import UserError
 from utils.evaluation import Score
 from utils.interpolation import interpolate
-from utils.provenance import save_results
 from utils.pruning import State
-from utils.records import is_line
+from utils.schemas import is_line
 from utils.studies import Study
 from utils.tickets import TicketFile
 

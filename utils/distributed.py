@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError, one_line
-from utils.places import Place, find_place
+from utils.launch_env import RankInfo, read_rank_info
 from utils.preemption import die_with_parent
 
 CAUSE_S = 3
@@ -42,7 +42,8 @@ T = TypeVar("T")
 class Processes:
     """The processes of a run, seen from one of them.
 
-    That is `rank` of `world` processes, and `local_rank` of the `local_world` on its machine; `device` is its own.
+    That is `rank` of `world_size` processes, and `local_rank` of the `local_world_size` on its machine; `device` is its
+    own.
 
     Every process calls the same operations in the same order. With one process they give back what they are given. An
     operation raises RuntimeError (or NCCL ends the process) when another process is gone or the timeout is over.
@@ -52,9 +53,9 @@ class Processes:
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_world: int = 1
+    local_world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _on_cpu: Any = field(default=None, repr=False, compare=False)  # a gloo group; None: the usual group is one
     # What the last operations worked on. Under torch 2.6 leaving a gloo group hangs while a thread of it is the last to
@@ -71,12 +72,12 @@ class Processes:
 
         The processes' numbers of items differ by one at most.
         """
-        return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
+        return slice(n * self.rank // self.world_size, n * (self.rank + 1) // self.world_size)
 
     @torch.no_grad()
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace `tensor`, wherever it lies, by its sum over all processes, in its own precision, and return it."""
-        if self.world > 1:
+        if self.world_size > 1:
             total = tensor.contiguous()
             on_cpu = total.device.type == "cpu"
             if on_cpu:
@@ -88,13 +89,13 @@ class Processes:
 
     def sum_counts(self, *counts: int) -> tuple[int, ...]:
         """The sum of each whole number over all processes, exact below 2⁶³."""
-        if self.world == 1:
+        if self.world_size == 1:
             return counts
         return tuple(self.sum_(torch.tensor(counts, dtype=torch.int64)).tolist())
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set in any process. It does not wait for what a GPU still computes."""
-        if self.world == 1:
+        if self.world_size == 1:
             return flag
         (votes,) = self.sum_counts(int(flag))
         return votes > 0
@@ -105,7 +106,7 @@ class Processes:
 
     def broadcast_object(self, value: Any) -> Any:
         """Rank 0's `value` in every process: plain data and tensors (which arrive on the CPU), never code."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         data = _to_bytes(value) if self.is_main else torch.empty(0, dtype=torch.uint8)
         (size,) = self.sum_counts(len(data))
@@ -124,7 +125,7 @@ class Processes:
         `meeting` itself must be called while all are in step. Who waits in it does not notice that another process has
         died: the launcher ends them all.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             return lambda: None
         group = dist.new_group(backend="gloo", timeout=timedelta(days=365))
 
@@ -136,10 +137,10 @@ class Processes:
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every process's `value`, by rank, in every process: plain data and tensors, as `broadcast_object` has it."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
         data = _to_bytes(value)
-        sizes = self.sum_counts(*(len(data) if rank == self.rank else 0 for rank in range(self.world)))
+        sizes = self.sum_counts(*(len(data) if rank == self.rank else 0 for rank in range(self.world_size)))
         data = _padded(data, max(sizes))
         parts = [torch.empty_like(data) for _ in sizes]
         self._recent.append((data, parts))
@@ -148,7 +149,7 @@ class Processes:
 
     def wrap(self, net: nn.Module) -> nn.Module:
         """What trains `net` with gradients averaged over all processes: `net` itself if there is one."""
-        if self.world == 1:
+        if self.world_size == 1:
             return net
         devices = [self.device] if self.device.type == "cuda" else None
         warnings.filterwarnings("ignore", "Grad strides")  # 1×1 convolutions: two names for one layout
@@ -160,16 +161,16 @@ class Processes:
     def average_buffers_(self, net: nn.Module) -> None:
         """Replace each floating-point buffer (batch-norm statistics) by its mean over all processes."""
         buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
-        if self.world > 1 and buffers:
+        if self.world_size > 1 and buffers:
             sums = self.sum_(torch.cat([buffer.double().flatten() for buffer in buffers]))
             for buffer, total in zip(buffers, sums.split([buffer.numel() for buffer in buffers]), strict=True):
-                buffer.copy_((total / self.world).view_as(buffer))
+                buffer.copy_((total / self.world_size).view_as(buffer))
 
     def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, kind, error: BaseException | None, trace) -> None:
-        if self.world == 1:
+        if self.world_size == 1:
             return
         if error is None:
             if self.device.type == "cuda":
@@ -197,59 +198,63 @@ def connect(device_name: str, timeout_s: float = 600.0) -> Processes:
     UserError: the environment contradicts itself, too few GPUs, or the processes do not find each other. RuntimeError:
     they do, but NCCL or gloo cannot connect them.
     """
-    place = find_place(os.environ)
-    device = _own_device(device_name, place)
+    info = read_rank_info(os.environ)
+    device = _own_device(device_name, info)
     on_cpu = None
-    if place.world > 1:
+    if info.world_size > 1:
         _end_with_launcher()
-        on_cpu = _join(place, device, timeout_s)
-    return Processes(place.rank, place.world, place.local_rank, place.local_world, device, on_cpu)
+        on_cpu = _join(info, device, timeout_s)
+    return Processes(info.rank, info.world_size, info.local_rank, info.local_world_size, device, on_cpu)
 
 
-def _own_device(name: str, place: Place) -> torch.device:
+def _own_device(name: str, info: RankInfo) -> torch.device:
     """The device of this process, made the current one where there are several processes."""
     device = torch.device(name)
-    if place.world == 1 or device.type != "cuda":
+    if info.world_size == 1 or device.type != "cuda":
         return device
     gpus = torch.cuda.device_count()
-    if device.index is not None and place.local_world > 1:
-        raise UserError(f"--device {name} for {place.local_world} processes: --device cuda gives each a GPU of its own")
+    if device.index is not None and info.local_world_size > 1:
+        raise UserError(
+            f"--device {name} for {info.local_world_size} processes: --device cuda gives each a GPU of its own"
+        )
     if not dist.is_nccl_available() or not gpus:
         raise UserError("--device cuda needs CUDA and NCCL for several processes: --device cpu does without")
-    index = place.local_rank if device.index is None else device.index
+    index = info.local_rank if device.index is None else device.index
     if gpus == 1 and "SLURM_STEP_GPUS" in os.environ:
         index = 0  # Slurm may have given each task its own and hidden the others; NCCL finds out if it has not.
     if index >= gpus:
-        raise UserError(f"{place.local_world} processes on a machine of {gpus} GPUs: start fewer, or give --device cpu")
+        raise UserError(
+            f"{info.local_world_size} processes on a machine of {gpus} GPUs: start fewer, or give --device cpu"
+        )
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     return device
 
 
-def _join(place: Place, device: torch.device, timeout_s: float) -> dist.ProcessGroup | None:
+def _join(info: RankInfo, device: torch.device, timeout_s: float) -> dist.ProcessGroup | None:
     """Meet the other processes; returns their group over the CPU where the default one is over GPUs."""
     timeout = timedelta(seconds=timeout_s)
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's launcher holds the store
-    if place.rank > 0:
-        wait_for_port(place.address, place.port, timeout_s)
+    if info.rank > 0:
+        wait_for_port(info.address, info.port, timeout_s)
     try:
-        store = dist.TCPStore(place.address, place.port, place.world, place.rank == 0 and not by_agent, timeout)
+        store = dist.TCPStore(info.address, info.port, info.world_size, info.rank == 0 and not by_agent, timeout)
         # A store that outlives an attempt still holds its keys.
         attempt = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        members = {"store": attempt, "rank": place.rank, "world_size": place.world, "timeout": timeout}
+        members = {"store": attempt, "rank": info.rank, "world_size": info.world_size, "timeout": timeout}
         if device.type != "cuda":
             dist.init_process_group("gloo", **members)
             return None
         dist.init_process_group("nccl", device_id=device, **members)
         return dist.new_group(backend="gloo", timeout=timeout)
     except (dist.DistStoreError, dist.DistNetworkError, ValueError) as error:
-        where = f"{place.address}:{place.port} (MASTER_ADDR:MASTER_PORT)"
-        raise UserError(f"rank {place.rank} does not meet the other processes at {where}: {error}") from error
+        where = f"{info.address}:{info.port} (MASTER_ADDR:MASTER_PORT)"
+        raise UserError(f"rank {info.rank} does not meet the other processes at {where}: {error}") from error
     except RuntimeError as error:  # no UserError: it may be gone when the launcher tries again
         hint = ""
-        if place.local_world < place.world:
+        if info.local_world_size < info.world_size:
             hint = " (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network to use)"
-        raise RuntimeError(f"rank {place.rank} is not connected to the others{hint}: {one_line(error)}") from error
+        raise RuntimeError(f"rank {info.rank} is not connected to the others{hint}: {one_line(error)}") from error
 
 
 def wait_for_port(address: str, port: int, timeout_s: float) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from utils import tickets
 from utils.evaluation import total_score
 from utils.pool_tables import draw, save_table
-from utils.predictions import Answers, averaged
-from utils.records import is_ensemble
+from utils.predictions import ProbabilityCache, mean_probabilities
+from utils.schemas import is_ensemble
 from utils.studies import Study
 from utils.tickets import TicketFile
 
@@ -27,7 +27,7 @@ class EnsembleRun:
 
     def __init__(self, study: Study):
         self.study, self.evaluator = study, study.evaluator
-        self.answers = Answers()
+        self.cache = ProbabilityCache()
         self.weights: dict[int, int] = {}  # that remain, by level
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ class EnsembleRun:
 
     def _run(self, levels: Sequence[int], done: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
         study, starts = self.study, [file for file in self.study.files if file.level in levels]
-        study.check_tickets(study.taking_part(file for file in starts if file.level not in done))
+        study.check_tickets(study.with_candidates(file for file in starts if file.level not in done))
         for file in starts:
             if file.level in done:
                 study.say(f"level {file.level}: has its ensemble already")
@@ -81,7 +81,7 @@ class EnsembleRun:
 
     def _accuracy(self, members: Sequence[TicketFile], split: str) -> float:
         """Percent, of the averaged predictions on "val" or, for reports alone, on "test"."""
-        mean, labels = averaged(self._predictions(file, split) for file in members)
+        mean, labels = mean_probabilities(self._predictions(file, split) for file in members)
         correct = int((mean.argmax(1) == labels).sum())
         return total_score(correct, len(labels), 0.0, self.evaluator.processes).accuracy
 
@@ -92,7 +92,7 @@ class EnsembleRun:
             state = self.study.read_ticket(file).state
             return self.evaluator.probabilities(state, self.evaluator.data.eval_batches(split))
 
-        return self.answers.of((file.level, split), run)
+        return self.cache.get((file.level, split), run)
 
     def _weights(self, file: TicketFile) -> int:
         if file.level not in self.weights:

@@ -143,7 +143,9 @@ class Evaluator:
             recalibrate(net, self.workers.watched(images for images, _ in batches), self.processes)
             return {name: value.detach().clone() for name, value in net.state_dict().items()}
 
-    def finish(self, ticket: Ticket, state: State, *purpose: int | str, bn_images: int | None = None) -> State:
+    def prune_and_recalibrate(
+        self, ticket: Ticket, state: State, *purpose: int | str, bn_images: int | None = None
+    ) -> State:
         """An interpolated `state`, pruned to the density of `ticket` (a dense one is not) and then `recalibrate`d."""
         if not ticket.is_dense:
             state = apply_mask(state, largest_magnitudes(state, ticket.mask, ticket.kept))

@@ -17,9 +17,9 @@ from utils.evaluation import Evaluator, precision_name
 from utils.folders import check_folder
 from utils.images import Images
 from utils.method_names import CONNECTIVITY
-from utils.networks import NetworkFile, holds_pools
+from utils.network_files import NetworkFile, holds_pools
+from utils.pool_results import read_all
 from utils.provenance import describe_run
-from utils.recorded import read_all
 from utils.report_page import Page, write_page
 from utils.scoring import Scored, read_networks, score_networks
 from utils.ticket_cache import TicketCache
@@ -109,7 +109,7 @@ def evaluate_networks(
         check_folder(folder)
     score_networks(scores, cache, corrupted, say)
     if processes.is_main:
-        description = describe_run(vars(args), evaluator.device, data.identity, processes.world)
+        description = describe_run(vars(args), evaluator.device, data.identity, processes.world_size)
         _report(scores, _notes(scores, corrupted), description, folder)
 
 

@@ -41,7 +41,7 @@ def locked(folder: Path, processes: Processes) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_turn(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Wait until no other process is in this block with the same lock file `path`; the next ones wait for this one.
 
     The lock is of the kind of `locked`; on a file system without locks nobody waits. The file stays, for one who waits

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from utils import report
-from utils.bars import progress_bar
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Score, autocast, evaluate
@@ -25,6 +24,7 @@ from utils.folders import check_space
 from utils.images import Batch, Images
 from utils.plain_data import is_state
 from utils.preemption import Preempted
+from utils.progress import progress_bar
 from utils.pruning import (
     Mask,
     State,

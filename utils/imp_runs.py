@@ -10,14 +10,15 @@ from typing import Any
 from torch import nn
 
 from utils import tickets
+from utils.claims import claimed_folder
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import precision_name
 from utils.events import Events
 from utils.images import Images
 from utils.imp import ImpRun, ImpSettings
-from utils.preemption import deferred
-from utils.provenance import changed_versions, claimed_folder, describe_run
+from utils.preemption import defer_sigterm
+from utils.provenance import changed_versions, describe_run
 from utils.replicas import ReplicasRun
 from utils.tickets import RunFiles
 from utils.training import Schedule
@@ -37,20 +38,20 @@ def run_imp(
     # Before the folder is claimed, since TensorBoard may not be installed.
     note = Events().write if args.tensorboard else lambda *_: None
     device = next(net.parameters()).device
-    description = describe_run(vars(args), device, data.identity, processes.world)
+    description = describe_run(vars(args), device, data.identity, processes.world_size)
     where = f"{device} in {precision_name(device, args.amp)}"
     say(f"{args.prune_type} tickets of {args.arch} on {args.dataset} {data.sizes}, {where}: {files.folder}")
     done = processes.is_main and (files.epochs_done(settings.pruning_times - 1) or 0) >= settings.epochs
     with _claimed(files, description, processes, renews=not done) as found:
-        before = found["settings"].get("processes", processes.world)
-        if before != processes.world:
-            say(f"{processes.world} processes where there were {before}: it goes on, but not bit for bit")
+        before = found["settings"].get("processes", processes.world_size)
+        if before != processes.world_size:
+            say(f"{processes.world_size} processes where there were {before}: it goes on, but not bit for bit")
         if changes := changed_versions(found.get("versions"), description["versions"]):
             say(f"what is there already was made with {changes}")
         if processes.is_main:
             for part in files.parts():
                 part.remove_leftovers()
-        with deferred() as stop:
+        with defer_sigterm() as stop:
             kind = ReplicasRun if settings.replicas > 1 else ImpRun
             kind(net, data, settings, files, say, processes, stop, note).run()
     if processes.is_main:

@@ -13,13 +13,13 @@ SLURM_SPECIAL_STEPS = 0xFFFFFFF0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which of `world` processes this one is, which of `local_world` on its machine, and where all of them meet."""
+class RankInfo:
+    """Which of all processes this one is, which of those on its machine, and at what address and port all meet."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_world: int = 1
+    local_world_size: int = 1
     address: str = ""
     port: int = 0
 
@@ -29,38 +29,41 @@ def own_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cores_each(local_world: int) -> int:
-    """How many CPU cores each of the `local_world` processes of this machine, of which this is one, has, at least 1.
+def cores_each(local_world_size: int) -> int:
+    """How many CPU cores (at least 1) each process of this machine has, if it runs `local_world_size` of them.
 
     They share those that this process may run on, unless srun has started each, and may have given each its own.
     """
     own = own_cores()
     on_node = _number(os.environ, "SLURM_CPUS_ON_NODE", own)
     if "RANK" in os.environ:
-        return max(1, min(own, on_node) // local_world)
-    return max(1, min(own, on_node // local_world))
+        return max(1, min(own, on_node) // local_world_size)
+    return max(1, min(own, on_node // local_world_size))
 
 
-def find_place(env: Mapping[str, str]) -> Place:
-    """This process's place by the variables of torchrun or, in a step of several tasks that srun started, of Slurm."""
+def read_rank_info(env: Mapping[str, str]) -> RankInfo:
+    """What torchrun's variables tell of this process or, in a step of several tasks that srun started, Slurm's.
+
+    UserError where they contradict each other, or one is missing or no number.
+    """
     if "RANK" in env and "WORLD_SIZE" in env:
-        place = _place_by_torchrun(env)
+        info = _info_by_torchrun(env)
     elif "SLURM_PROCID" in env and _number(env, "SLURM_STEP_ID", SLURM_SPECIAL_STEPS) < SLURM_SPECIAL_STEPS:
-        place = _place_by_slurm(env)
+        info = _info_by_slurm(env)
     else:
-        place = Place()
-    if not (0 <= place.rank < place.world and 0 <= place.local_rank < place.local_world <= place.world):
-        raise UserError(f"the environment's ranks contradict each other: {place}")
-    return place
+        info = RankInfo()
+    if not (0 <= info.rank < info.world_size and 0 <= info.local_rank < info.local_world_size <= info.world_size):
+        raise UserError(f"the environment's ranks contradict each other: {info}")
+    return info
 
 
-def _place_by_torchrun(env: Mapping[str, str]) -> Place:
-    world = _number(env, "WORLD_SIZE")
-    if world == 1:
-        return Place()
-    return Place(
+def _info_by_torchrun(env: Mapping[str, str]) -> RankInfo:
+    world_size = _number(env, "WORLD_SIZE")
+    if world_size == 1:
+        return RankInfo()
+    return RankInfo(
         _number(env, "RANK"),
-        world,
+        world_size,
         _number(env, "LOCAL_RANK", 0),
         _number(env, "LOCAL_WORLD_SIZE", 1),
         _value(env, "MASTER_ADDR"),
@@ -68,30 +71,30 @@ def _place_by_torchrun(env: Mapping[str, str]) -> Place:
     )
 
 
-def _place_by_slurm(env: Mapping[str, str]) -> Place:
-    world = _number(env, "SLURM_STEP_NUM_TASKS", _number(env, "SLURM_NTASKS", 1))
-    if world == 1:
-        return Place()
+def _info_by_slurm(env: Mapping[str, str]) -> RankInfo:
+    world_size = _number(env, "SLURM_STEP_NUM_TASKS", _number(env, "SLURM_NTASKS", 1))
+    if world_size == 1:
+        return RankInfo()
     # The same for all tasks of a step, below the ports that systems give out, and another for most other steps.
     port = 15000 + (7 * _number(env, "SLURM_JOB_ID", 0) + _number(env, "SLURM_STEP_ID")) % 15000
-    return Place(
+    return RankInfo(
         _number(env, "SLURM_PROCID"),
-        world,
+        world_size,
         _number(env, "SLURM_LOCALID", 0),
-        _slurm_local_tasks(env, world),
+        _slurm_local_tasks(env, world_size),
         env.get("MASTER_ADDR") or _slurm_first_host(env),
         _number(env, "MASTER_PORT", port),
     )
 
 
-def _slurm_local_tasks(env: Mapping[str, str], world: int) -> int:
+def _slurm_local_tasks(env: Mapping[str, str], world_size: int) -> int:
     """How many tasks of the step run on this machine."""
     counts = []
     for part in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):  # as in 2(x3),1: two on three nodes, one on one
         if match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part):
             counts += [int(match[1])] * int(match[2] or 1)
     node = _number(env, "SLURM_NODEID", 0)
-    return counts[node] if node < len(counts) else _number(env, "SLURM_NTASKS_PER_NODE", world)
+    return counts[node] if node < len(counts) else _number(env, "SLURM_NTASKS_PER_NODE", world_size)
 
 
 def _slurm_first_host(env: Mapping[str, str]) -> str:

@@ -29,14 +29,24 @@ METHODS = {
     ENSEMBLE: "no pools: their averaged predictions, at the cost of all of them",
     CONNECTIVITY: "no pools: accuracy and loss on the line between two tickets (Frankle et al. 2020)",
 }
+
+
+def _all_but(*names: str) -> tuple[str, ...]:
+    return tuple(name for name in METHODS if name not in names)
+
+
 # Flags of single methods, which decide nothing about the results of others: a loop over methods may give them to all.
 METHOD_FLAGS = {
     "interpolation_value_list": (SEARCH, CONNECTIVITY),
     "EMA_value": (EMA,),
     **dict.fromkeys(("learned_steps", "learned_lr"), (LEARNED,)),
+    "coefficient_search": (SEARCH,),
+    "search_num": _all_but(CONNECTIVITY),
+    "final_bn_images": _all_but(ENSEMBLE, CONNECTIVITY),
+    **dict.fromkeys(("bn_images", "batch_size"), _all_but(ENSEMBLE)),
 }
 # Flags that were added later, each with its default: files that do not note the flag were made with that value.
-OLDER = {
+LATER_FLAGS = {
     "replicas": 1,
     "eval_freq": 1,
     "coefficient_search": "grid",
@@ -49,12 +59,12 @@ OLDER = {
     "learned_per": "network",
     "denser_num": None,
 }
-# The flags that depart from the paper, each with the methods that heed it; OLDER has their defaults.
+# The flags that depart from the paper, each with the methods that heed it; LATER_FLAGS has their defaults.
 DEPARTURES = {
     "select_by": (SEARCH, "greedy_soup", "average_or_soup"),
     **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
     "learned_per": (LEARNED,),
-    "denser_num": tuple(name for name in METHODS if name not in (CONNECTIVITY, RECALIBRATED)),
+    "denser_num": _all_but(CONNECTIVITY, RECALIBRATED),
 }
 LABELS = {
     SWA: "SWA",
@@ -86,7 +96,7 @@ def _plain_label(settings: Mapping[str, Any]) -> str:
     return f"EMA {settings['EMA_value']:g}" if method == EMA else LABELS[method]
 
 
-def told_apart(found: Sequence[tuple[str, Hashable, Path]]) -> list[str]:
+def unique_labels(found: Sequence[tuple[str, Hashable, Path]]) -> list[str]:
     """The labels of `found` (label, what it labels, a file), made different where they label the same thing.
 
     Where two of the same thing have one label, the name of the file's folder is added to it, and where they still have
@@ -119,6 +129,6 @@ def folder_name(settings: Mapping[str, Any]) -> str:
 def _departures(settings: Mapping[str, Any]) -> list[str]:
     """The flags by which the method of these `settings` departs from the paper: `passes_2`, `even_out`."""
     heeded = [name for name, methods in DEPARTURES.items() if settings["interpolate_method"] in methods]
-    values = {name: {**OLDER, **settings}[name] for name in heeded}
-    found = {name: value for name, value in values.items() if value != OLDER[name]}
+    values = {name: {**LATER_FLAGS, **settings}[name] for name in heeded}
+    found = {name: value for name, value in values.items() if value != LATER_FLAGS[name]}
     return [name if value is True else f"{name}_{value}" for name, value in found.items()]

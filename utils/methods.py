@@ -17,18 +17,18 @@ from utils.errors import UserError
 from utils.evaluation import Evaluator, precision_name
 from utils.images import Images
 from utils.learned import GROUPS, learned
-from utils.method_names import CONNECTIVITY, DEPARTURES, EMA, ENSEMBLE, LEARNED, SEARCH, SWA, folder_name
+from utils.method_names import CONNECTIVITY, DEPARTURES, EMA, ENSEMBLE, LATER_FLAGS, LEARNED, SEARCH, SWA, folder_name
 from utils.pool_runs import PoolRun
-from utils.pool_tables import results_table
-from utils.pools import Method, Rival, ema, greedy, swa
-from utils.provenance import OLDER, describe_run
+from utils.pool_tables import format_results
+from utils.pools import PoolFunction, SearchRule, ema, greedy, swa
+from utils.provenance import describe_run
 from utils.recalibrated import recalibrated
 from utils.soups import average_or_soup, greedy_soup, uniform_soup
 from utils.studies import Study
 from utils.tickets import TicketFile
 
 # Methods without settings of their own, which are called by the names of their functions.
-PLAIN_RIVALS = {rival.__name__: rival for rival in (uniform_soup, greedy_soup, average_or_soup, recalibrated)}
+PLAIN_METHODS = {rival.__name__: rival for rival in (uniform_soup, greedy_soup, average_or_soup, recalibrated)}
 
 
 def most_at_once(args: argparse.Namespace) -> int:
@@ -62,10 +62,10 @@ def run_method(
     if args.interpolate_method == CONNECTIVITY:
         table = barrier_table(ConnectivityRun(study, args.pairs).run(args.interpolation_value_list, levels))
     elif args.interpolate_method == ENSEMBLE:
-        table = results_table(EnsembleRun(study).run(levels))
+        table = format_results(EnsembleRun(study).run(levels))
     else:
         run = PoolRun(study, _method(args), args.select_by, args.order, args.final_bn_images, args.save_interval)
-        table = results_table(run.run(levels))
+        table = format_results(run.run(levels))
     if processes.is_main:
         print(table, flush=True)
 
@@ -91,7 +91,7 @@ def _study(
         args.search_num,
         args.seed,
         folder,
-        describe_run(vars(args), evaluator.device, data.identity, processes.world),
+        describe_run(vars(args), evaluator.device, data.identity, processes.world_size),
         say,
         ticket_tolerance=args.ticket_tolerance,
         processes=processes,
@@ -105,10 +105,10 @@ def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
     useless = [
         name
         for name, methods in DEPARTURES.items()
-        if args.interpolate_method not in methods and getattr(args, name) != OLDER[name]
+        if args.interpolate_method not in methods and getattr(args, name) != LATER_FLAGS[name]
     ]
     for name in useless:
-        setattr(plain, name, OLDER[name])
+        setattr(plain, name, LATER_FLAGS[name])
     if getattr(args, "parallel", "data") == "starts" and splits_images(args):
         useless.append("parallel starts")
     for name in useless if speaks else ():
@@ -116,9 +116,9 @@ def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
     return plain
 
 
-def _method(args: argparse.Namespace) -> Method | Rival:
-    if args.interpolate_method in PLAIN_RIVALS:
-        return PLAIN_RIVALS[args.interpolate_method]
+def _method(args: argparse.Namespace) -> SearchRule | PoolFunction:
+    if args.interpolate_method in PLAIN_METHODS:
+        return PLAIN_METHODS[args.interpolate_method]
     if args.interpolate_method == LEARNED:
         return functools.partial(
             learned, steps=args.learned_steps, learning_rate=args.learned_lr, groups=GROUPS[args.learned_per]

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from utils import checkpoint, tickets
+from utils import checkpoint, schemas, tickets
 from utils.errors import UserError
-from utils.method_names import TICKET, told_apart
+from utils.method_names import TICKET, unique_labels
 from utils.plain_data import misfit
-from utils.recorded import Results, label_of, read_results, refuse_mixture
-from utils.records import POOL, is_settings
+from utils.pool_results import Results, label_of, read_results, refuse_mixture
+from utils.schemas import is_settings
 from utils.tickets import TicketFile
 
 
@@ -125,7 +125,7 @@ def _ensembles(results: Results) -> list[NetworkFile]:
 
 
 def _pool(path: Path, content: object) -> NetworkFile:
-    if odd := misfit(content, POOL):
+    if odd := misfit(content, schemas.POOL):
         raise UserError(f"{path} is no pool of Lottery_pools.py: {odd} is missing or odd")
     level, density, start = content["recipe"]["level"], content["recipe"]["density"], content["tickets"][0][1]
     label, settings = label_of(content["settings"], path), content["settings"]
@@ -144,5 +144,5 @@ def _single(path: Path) -> NetworkFile:
 def _with_distinct_names(networks: Sequence[NetworkFile]) -> list[NetworkFile]:
     """`networks`, with `method`s made different where pools of one ticket have the same, or other files have."""
     others = [one for one in networks if not one.is_ticket]
-    names = iter(told_apart([(one.method, (one.level, one.start), one.file.path) for one in others]))
+    names = iter(unique_labels([(one.method, (one.level, one.start), one.file.path) for one in others]))
     return [one if one.is_ticket else replace(one, method=next(names)) for one in networks]

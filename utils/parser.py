@@ -85,7 +85,9 @@ def run_script(main: Callable[[list[str] | None], None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; give the same command again", 130))
     except preemption.Preempted:
-        sys.exit(_fail("stopped by SIGTERM; give the same command again", preemption.STATUS))
+        sys.exit(_fail("stopped by SIGTERM; give the same command again", preemption.EXIT_STATUS))
+    finally:
+        preemption.ignore_sigterm()
 
 
 def _words_for_user(error: Exception) -> str | None:

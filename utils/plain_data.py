@@ -11,7 +11,7 @@ PLAIN = (str, int, float, bool, type(None))
 WHOLE_LIMIT = 10**9
 MISSING = object()  # fits no shape
 
-Shape = Callable[[Any], bool] | dict[str, "Shape"] | list["Shape"]
+Schema = Callable[[Any], bool] | dict[str, "Schema"] | list["Schema"]
 
 
 def refuse_odd(content: object, tensor_bytes: int = -1) -> None:
@@ -45,7 +45,7 @@ def _children(value: object) -> list | tuple:
     return ()
 
 
-def misfit(content: object, shape: Shape, name: str = "") -> str | None:
+def misfit(content: object, shape: Schema, name: str = "") -> str | None:
     """Which part of `content` is missing or is not as `shape` says (`pools[3].level`, say); None if all is well.
 
     A shape is a test, a dict of the names that must be there with the shape of each, or a list with the shape of its
@@ -81,7 +81,7 @@ def is_percent(value: object) -> bool:
     return is_number(value) and 0 <= value <= 100
 
 
-def is_truth(value: object) -> bool:
+def is_bool(value: object) -> bool:
     return type(value) is bool
 
 

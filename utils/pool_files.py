@@ -6,15 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from utils import checkpoint, heat_maps, pool_tables, tickets
+from utils import checkpoint, heat_maps, pool_tables, schemas, tickets
+from utils.claims import refuse_other_run
 from utils.errors import UserError
 from utils.folders import check_space
-from utils.plain_data import Shape, misfit
+from utils.plain_data import Schema, misfit
 from utils.pool_tables import Entry
 from utils.pools import Pool, Step
-from utils.provenance import refuse_other_run
 from utils.pruning import State, apply_mask, largest_magnitudes
-from utils.records import POOL_FILE, STEP, UNFINISHED_POOL, is_recipe
+from utils.schemas import is_recipe
 from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
 
@@ -48,10 +48,10 @@ class PoolFiles:
         """The pool, on the device, that an interrupted search by the candidates of `plan` had come to, if any."""
         path = tickets.unfinished_pool_path(self.folder, start.level)
         evaluator = self.study.evaluator
-        found = evaluator.processes.from_main(lambda: self._read_own(path, start, "pool", UNFINISHED_POOL))
+        found = evaluator.processes.from_main(lambda: self._read_own(path, start, "pool", schemas.UNFINISHED_POOL))
         if found is None:
             return None
-        steps = [Step(**{name: step[name] for name in STEP}) for step in found["steps"]]
+        steps = [Step(**{name: step[name] for name in schemas.STEP}) for step in found["steps"]]
         pool = Pool(found["state"], found["score"], found["shares"], steps)
         tried = [step.candidate for step in pool.steps]
         fits = tickets.alike(pool.state, ticket.state) and {*pool.shares} <= {start.level, *tried}
@@ -65,7 +65,7 @@ class PoolFiles:
         return pool
 
     def _read_own(
-        self, path: Path, start: TicketFile, name: str, shape: Shape, verdict: str = "searching again"
+        self, path: Path, start: TicketFile, name: str, shape: Schema, verdict: str = "searching again"
     ) -> Any:
         """What an earlier search from this start left in `path` under `name`.
 
@@ -75,7 +75,7 @@ class PoolFiles:
         if not path.exists():
             return None
         content = checkpoint.load(path)
-        if odd := misfit(content, POOL_FILE):
+        if odd := misfit(content, schemas.POOL_FILE):
             raise _damaged(path, odd, start)
         refuse_other_run(content["settings"], self.study.description["settings"], path)
         if content["tickets"] == self._sources(start):

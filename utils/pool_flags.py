@@ -10,18 +10,17 @@ from utils.connectivity import PAIRS
 from utils.evaluation import SELECTIONS
 from utils.imp import PRUNE_TYPES
 from utils.learned import GROUPS
-from utils.method_names import METHODS, SEARCH, method_name
+from utils.method_names import LATER_FLAGS, METHODS, SEARCH, method_name
 from utils.parser import Parser, Preset, count, nonnegative, positive, share
 from utils.pool_runs import ORDERS
 from utils.pools import PAPER_COEFFICIENTS
-from utils.provenance import OLDER
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
 FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}
 # What --recipe names. The best one gains more than the paper's search on most tickets that are about equally good, and
 # on others as much; README has the figures.
 RECIPES = {
-    "paper": {"interpolate_method": SEARCH, "denser_num": OLDER["denser_num"]},
+    "paper": {"interpolate_method": SEARCH, "denser_num": LATER_FLAGS["denser_num"]},
     "best": {"interpolate_method": "average_or_soup", "denser_num": 1},
 }
 
@@ -124,24 +123,24 @@ def _add_recipe_flags(parser: Parser) -> None:
     group.add_argument(
         "--select_by",
         choices=SELECTIONS,
-        default=OLDER["select_by"],
+        default=LATER_FLAGS["select_by"],
         help="which network is better, on validation images: the one of higher accuracy, or of lower loss",
     )
     group.add_argument(
         "--accept_margin",
         type=nonnegative,
-        default=OLDER["accept_margin"],
+        default=LATER_FLAGS["accept_margin"],
         metavar="P",
         help="a candidate must raise the pool's accuracy by P points (with --select_by loss: lower its loss by P nats)",
     )
     group.add_argument(
         "--order",
         choices=ORDERS,
-        default=OLDER["order"],
+        default=LATER_FLAGS["order"],
         help="try the nearest candidates first, or of these the best ones on validation images",
     )
     group.add_argument(
-        "--passes", type=positive, default=OLDER["passes"], metavar="N", help="try all candidates N times in turn"
+        "--passes", type=positive, default=LATER_FLAGS["passes"], metavar="N", help="try all candidates N times in turn"
     )
     group.add_argument(
         "--even_out",
@@ -151,14 +150,14 @@ def _add_recipe_flags(parser: Parser) -> None:
     group.add_argument(
         "--denser_num",
         type=count,
-        default=OLDER["denser_num"],
+        default=LATER_FLAGS["denser_num"],
         metavar="N",
         help="of the tickets denser than the start, try the N nearest alone",
     )
     group.add_argument(
         "--learned_per",
         choices=GROUPS,
-        default=OLDER["learned_per"],
+        default=LATER_FLAGS["learned_per"],
         help="learned has weights for the network, or for each block or layer",
     )
 

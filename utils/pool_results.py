@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils import checkpoint, tickets
+from utils import checkpoint, schemas, tickets
+from utils.claims import FREE_FLAGS, difference, used
 from utils.errors import UserError
-from utils.method_names import ENSEMBLE, method_label, told_apart
+from utils.method_names import ENSEMBLE, method_label, unique_labels
 from utils.plain_data import is_whole, misfit
-from utils.provenance import FREE_FLAGS, difference, used
-from utils.records import COMPARED, STARTS
 
 Entry = Mapping[str, Any]
 MAY_DIFFER = {*FREE_FLAGS, "seed"}  # between runs of one experiment
@@ -37,14 +36,14 @@ def read_results(folder: Path) -> Results:
     """What `folder` (or the `pools.json` named directly) holds; UserError where it holds no pools."""
     path = folder if folder.is_file() else folder / tickets.POOLS_JSON
     content = checkpoint.load_json(path)
-    if odd := misfit(content, COMPARED) or misfit(content, STARTS if "tickets" in content else {}):
+    if odd := misfit(content, schemas.COMPARED) or misfit(content, schemas.STARTS if "tickets" in content else {}):
         raise UserError(f"{path} is no list of pools: {odd} is missing or odd")
     label = label_of(content["settings"], path)
     entries = {entry["level"]: entry for entry in content["pools"]}
     if not entries:
         raise UserError(f"{path} holds no pool yet: run Lottery_pools.py to its end")
     ensembles = content["settings"]["interpolate_method"] == ENSEMBLE
-    if ensembles and (odd := misfit(content, {"pools": [{"networks": is_whole, **STARTS}]})):
+    if ensembles and (odd := misfit(content, {"pools": [{"networks": is_whole, **schemas.STARTS}]})):
         raise UserError(f"{path} is no list of ensembles: {odd} is missing or odd")
     described = {name: content[name] for name in ("settings", "versions")}
     return Results(path, label, described, entries, dict(content.get("tickets", [])), ensembles=ensembles)
@@ -66,7 +65,7 @@ def read_all(folders: Sequence[Path]) -> list[Results]:
     """
     unique = {results.path.resolve(): results for results in map(read_results, folders)}
     numbered = _numbered([*unique.values()])
-    labels = told_apart([(results.label, results.run, results.path) for results in numbered])
+    labels = unique_labels([(results.label, results.run, results.path) for results in numbered])
     found = [replace(results, label=label) for results, label in zip(numbered, labels, strict=True)]
     refuse_mixture((results.label, results.path, results.described["settings"]) for results in found)
     return found

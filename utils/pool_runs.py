@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from utils import tickets
-from utils.bars import progress_bar
 from utils.evaluation import SELECTIONS
 from utils.plain_data import is_plain
 from utils.pool_files import PoolFiles
-from utils.pools import Member, Method, Pool, Rival, Step, Tools, offer_mean, search, ticket_alone
+from utils.pools import Member, Pool, PoolFunction, SearchRule, Step, Tools, offer_mean, search, ticket_alone
+from utils.progress import progress_bar
 from utils.pruning import State
 from utils.studies import Study
 from utils.tickets import Ticket, TicketFile
@@ -34,7 +34,7 @@ class PoolRun:
     def __init__(
         self,
         study: Study,
-        method: Method | Rival,
+        method: SearchRule | PoolFunction,
         select_by: str = "accuracy",
         order: str = "nearest",
         final_bn_images: int | None = None,
@@ -45,7 +45,7 @@ class PoolRun:
         self.save_interval, self._saved_at = save_interval, time.monotonic()
         self.select = SELECTIONS[select_by]
         self.seed, self.processes, self.say = study.seed, study.processes, study.say
-        self.in_step = study.evaluator.processes.world > 1  # all do the same, and the main one decides and writes
+        self.in_step = study.evaluator.processes.world_size > 1  # all do the same, and the main one decides and writes
         self.files = PoolFiles(study)
         self.entries: dict[int, dict[str, Any]] = {}
 
@@ -61,9 +61,9 @@ class PoolRun:
         starts = [file for file in self.study.files if file.level in levels]
         if missing := [file for file in starts if file.level not in self.entries]:
             self.files.check_space(len(missing))
-            self.study.check_tickets(self.study.taking_part(missing))
+            self.study.check_tickets(self.study.with_candidates(missing))
         meet = self.processes.meeting()
-        for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world]:
+        for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world_size]:
             if file.level in self.entries:
                 self.say(f"level {file.level}: has its pool already")
                 self.files.remove_unfinished(file)  # a kill may have come between the pool and this
@@ -83,7 +83,7 @@ class PoolRun:
         self.say(
             f"level {file.level}: {100 * ticket.density:.2f}% of weights remain, validation {score.accuracy:.2f}%{loss}"
         )
-        if isinstance(self.method, Method):
+        if isinstance(self.method, SearchRule):
             pool = self._search(file, ticket)
         else:
             pool = self.method(self._members(file), self._tools(ticket))
@@ -152,7 +152,7 @@ class PoolRun:
 
     def _finish(self, ticket: Ticket) -> Callable[[State, int], State]:
         """A function that prunes and recalibrates a mixed state, given that and its candidate's number (from 1)."""
-        return lambda state, number: self.evaluator.finish(
+        return lambda state, number: self.evaluator.prune_and_recalibrate(
             ticket, state, self.seed, "recalibrate", ticket.level, number
         )
 
@@ -161,7 +161,7 @@ class PoolRun:
 
         Few images are enough to choose by, but leave their noise in the statistics that the pool is used with.
         """
-        return lambda state: self.evaluator.finish(
+        return lambda state: self.evaluator.prune_and_recalibrate(
             ticket, state, self.seed, "recalibrate", ticket.level, "finished", bn_images=self.final_bn_images
         )
 

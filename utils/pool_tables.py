@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import report, tickets
-from utils.provenance import save_results
+from utils.claims import save_results
 
 Entry = dict[str, Any]
 NOT_IN_CSV = ("members", "steps", "checkpoint", "tickets")
@@ -34,7 +34,7 @@ def draw(entries: Sequence[Entry], folder: Path) -> None:
     report.plot_accuracy(series, folder / tickets.POOLS_PLOT)
 
 
-def results_table(entries: Sequence[Entry]) -> str:
+def format_results(entries: Sequence[Entry]) -> str:
     """One aligned line a start: level, density, test accuracy of ticket and pool, gain, members.
 
     Ensembles have their cost too: how many networks run, and how many times the ticket's weights they have together.

@@ -1,7 +1,7 @@
 """Lottery Pools (Yin et al. 2023, Algorithm 2): the search that turns one ticket and its neighbours into a pool.
 
 Average, SWA and EMA are the same search with other coefficients and another rule of acceptance. Methods that are no
-such search (soups, learned weights) have modules of their own; each is a `Rival`, a function of `Member`s and `Tools`.
+such search (soups, learned weights) have modules of their own; each is a `PoolFunction` of `Member`s and `Tools`.
 Everything here works on state dicts and a few callables, which alone know images and devices, so that it pools whatever
 has a state dict.
 """
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Method:
+class SearchRule:
     """How candidates enter a pool.
 
     `coefficients(k)` are the shares (0..1) that the pool may keep when its k-th candidate (from 1) is tried;
@@ -39,22 +39,22 @@ class Method:
 
 def greedy(
     coefficients: Sequence[float] = PAPER_COEFFICIENTS, choose: CoefficientSearch = grid, **departures: Any
-) -> Method:
+) -> SearchRule:
     """Lottery Pools: the best coefficient for each candidate, accepted unless the score falls. `[0.5]` is averaging.
 
-    `departures` from the paper are `margin`, `passes` and `even_out`, as `Method` says.
+    `departures` from the paper are `margin`, `passes` and `even_out`, as `SearchRule` says.
     """
-    return Method(lambda _: coefficients, choose=choose, **departures)
+    return SearchRule(lambda _: coefficients, choose=choose, **departures)
 
 
-def swa() -> Method:
+def swa() -> SearchRule:
     """The running mean of the ticket and all candidates, as in stochastic weight averaging (Izmailov et al. 2018)."""
-    return Method(lambda number: [number / (number + 1)], accept_all=True)
+    return SearchRule(lambda number: [number / (number + 1)], accept_all=True)
 
 
-def ema(decay: float) -> Method:
+def ema(decay: float) -> SearchRule:
     """The exponential moving average over the candidates: the pool keeps `decay` (0..1) at each."""
-    return Method(lambda _: [decay], accept_all=True)
+    return SearchRule(lambda _: [decay], accept_all=True)
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Tools:
     finish_pool: Callable[[State], State] = lambda state: state
 
 
-Rival = Callable[[Sequence[Member], Tools], Pool]  # a pool of members, of which the ticket is the first
+PoolFunction = Callable[[Sequence[Member], Tools], Pool]  # a pool of members, of which the ticket is the first
 
 
 def ticket_alone(ticket: Member) -> Pool:
@@ -159,7 +159,7 @@ def neighbours(levels: Sequence[T], start: T, search_num: int, denser_num: int |
 def search(
     pool: Pool,
     candidates: Iterable[tuple[int, Callable[[], State]]],
-    method: Method,
+    method: SearchRule,
     finish: Callable[[State, int], State],
     score: Callable[[State], float],
     after_step: Callable[[Pool], None] = lambda pool: None,

@@ -72,7 +72,7 @@ def per_image(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([predicted == labels, (logs > true).sum(1) < TOP, confidence, -true.squeeze(1), brier])
 
 
-def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def mean_probabilities(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """The mean of several networks' probabilities (N × outputs), and the labels (N) of the images.
 
     `answers` are these two for each network, on the same images; those of two networks are in memory at a time.
@@ -84,16 +84,17 @@ def averaged(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return mean, labels
 
 
-class Answers:
-    """A cache of networks' probabilities and labels, as `averaged` takes them: each runs once for all its ensembles.
+class ProbabilityCache:
+    """A cache of networks' probabilities and labels, as `mean_probabilities` takes them.
 
-    It holds KEPT_BYTES of probabilities at most; what has no room is computed each time.
+    So a network runs once for all its ensembles. It holds KEPT_BYTES of probabilities at most; what has no room is
+    computed each time.
     """
 
     def __init__(self):
         self._found: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
-    def of(self, network: Hashable, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def get(self, network: Hashable, run: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """What `run` gives for this network."""
         if network in self._found:
             return self._found[network]
@@ -115,7 +116,7 @@ def calibration_error(bins: list[dict[str, float]]) -> float:
 
 
 @dataclass(frozen=True)
-class Paired:
+class McNemarResult:
     """Two networks on the same images: which images one alone has right, and McNemar's exact two-sided p-value."""
 
     only_first: int
@@ -123,7 +124,7 @@ class Paired:
     p_value: float
 
 
-def mcnemar(first: Predictions, second: Predictions) -> Paired:
+def mcnemar(first: Predictions, second: Predictions) -> McNemarResult:
     """Whether two networks differ by more than chance (McNemar 1947), by the images that just one has right.
 
     If they were equally good, each of these images would be a fair coin: an exact binomial test, two-sided. ValueError
@@ -137,4 +138,4 @@ def mcnemar(first: Predictions, second: Predictions) -> Paired:
     only_second = int((second.correct > first.correct).sum())
     discordant = only_first + only_second
     p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
-    return Paired(only_first, only_second, p_value)
+    return McNemarResult(only_first, only_second, p_value)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 PR_SET_PDEATHSIG = 1
-STATUS = 75  # EX_TEMPFAIL of sysexits.h: not done, to be tried again
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: not done, to be tried again
 
 
 class Preempted(BaseException):
@@ -24,8 +24,13 @@ class _Sigterm:
 
 
 def handle_sigterm() -> None:
-    """From now on SIGTERM raises Preempted in the main thread; inside `deferred` it is noted, for the work to ask."""
+    """From now on SIGTERM raises Preempted in the main thread; in `defer_sigterm` it is noted for the work to ask."""
     signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def ignore_sigterm() -> None:
+    """For a script that is done: as Python ends it lets go of handlers, and the signal would count as a failure."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _on_sigterm(*_) -> None:
@@ -35,7 +40,7 @@ def _on_sigterm(*_) -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
+def defer_sigterm() -> Iterator[Callable[[], bool]]:
     """A block that SIGTERM does not break into; it gives a function that says whether the signal has come."""
     _Sigterm.deferred = True
     try:
@@ -44,13 +49,13 @@ def deferred() -> Iterator[Callable[[], bool]]:
         _Sigterm.deferred = False
 
 
-def is_asked() -> bool:
-    """Whether the signal has come inside `deferred`: what takes minutes there asks, and ends by raising Preempted."""
+def stop_requested() -> bool:
+    """Whether SIGTERM has come inside `defer_sigterm`: what takes minutes there asks, and then raises Preempted."""
     return _Sigterm.deferred and _Sigterm.received
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def block_sigterm() -> Iterator[None]:
     """A block that SIGTERM does not reach. Processes forked in it inherit that, until `end_with_parent` listens."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:

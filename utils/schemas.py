@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from utils.plain_data import (
+    is_bool,
     is_dict,
     is_number,
     is_percent,
@@ -12,7 +13,6 @@ from utils.plain_data import (
     is_shares,
     is_state,
     is_text,
-    is_truth,
     is_whole,
     misfit,
 )
@@ -43,7 +43,7 @@ STEP = {
     "coefficients": [is_share],
     "scores": [lambda score: score is None or is_number(score)],  # percent, or the negative loss
     "coefficient": is_share,
-    "accepted": is_truth,
+    "accepted": is_bool,
 }
 UNFINISHED_POOL = {"state": is_state, "score": is_number, "shares": is_shares, "steps": [STEP]}
 RECIPE = {

@@ -6,12 +6,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.bars import progress_bar
 from utils.corruptions import SEVERITIES, CorruptedImages, mean_accuracy
 from utils.errors import UserError
 from utils.evaluation import gathered
-from utils.networks import NetworkFile
-from utils.predictions import Answers, Paired, Predictions, as_logits, averaged, mcnemar, per_image
+from utils.network_files import NetworkFile
+from utils.predictions import (
+    McNemarResult,
+    Predictions,
+    ProbabilityCache,
+    as_logits,
+    mcnemar,
+    mean_probabilities,
+    per_image,
+)
+from utils.progress import progress_bar
 from utils.ticket_cache import TicketCache
 from utils.tickets import TicketFile
 
@@ -33,7 +41,7 @@ class Scored:
     predictions: Predictions | None = None
     quality: dict[str, Any] = field(default_factory=dict)
     ticket: "Scored | None" = None
-    paired: Paired | None = None
+    paired: McNemarResult | None = None
     corrupted: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -67,16 +75,18 @@ def read_networks(networks: Sequence[NetworkFile], cache: TicketCache) -> list[S
     return scores
 
 
-def _predict(scored: Scored, cache: TicketCache, batches: Callable[[], Iterable], answers: Answers) -> Predictions:
-    """Of an ensemble, by its members' averaged probabilities; `answers` are those on these images."""
+def _predict(
+    scored: Scored, cache: TicketCache, batches: Callable[[], Iterable], found: ProbabilityCache
+) -> Predictions:
+    """Of an ensemble, by its members' mean probabilities; `found` has those on these images."""
     evaluator = cache.evaluator
     if len(scored.files) == 1:
         return evaluator.predict(cache.read(scored.files[0]).state, batches())
     members = (
-        answers.of(file, lambda file=file: evaluator.probabilities(cache.read(file).state, batches()))
+        found.get(file, lambda file=file: evaluator.probabilities(cache.read(file).state, batches()))
         for file in scored.files
     )
-    mean, labels = averaged(members)
+    mean, labels = mean_probabilities(members)
     return gathered([per_image(as_logits(mean), labels)] if len(labels) else [], evaluator.processes)
 
 
@@ -87,10 +97,10 @@ def score_networks(
     say: Callable[[str], None],
 ) -> None:
     """Fill in `scores`: every network on the test images, and on the `corrupted` ones if there are any."""
-    evaluator, answers = cache.evaluator, Answers()
+    evaluator, found = cache.evaluator, ProbabilityCache()
     for scored in scores:
         test = functools.partial(evaluator.data.eval_batches, "test", evaluator.batch_size)
-        scored.predictions = _predict(scored, cache, test, answers)
+        scored.predictions = _predict(scored, cache, test, found)
         if not len(scored.predictions.correct):
             raise UserError("--data: none of the test images can be read")
         scored.quality = scored.predictions.summary()
@@ -123,9 +133,9 @@ def _score_corrupted(
         for name in corrupted.names:
             for severity in SEVERITIES:
                 batches = functools.partial(corrupted.batches, name, severity, evaluator.batch_size)
-                answers = Answers()
+                found = ProbabilityCache()
                 for scored in scores:
-                    correct = _predict(scored, cache, batches, answers).correct
+                    correct = _predict(scored, cache, batches, found).correct
                     if not len(correct):
                         raise UserError(f"--corruptions: no image of {name}, severity {severity}, can be read")
                     scored.corrupted.setdefault(name, []).append(100 * float(correct.sum()) / len(correct))

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from utils import tickets
+from utils.claims import claimed_folder
 from utils.distributed import SINGLE, Processes
 from utils.evaluation import Evaluator, Score
-from utils.plain_data import Shape
+from utils.plain_data import Schema
 from utils.pools import neighbours
-from utils.provenance import changed_versions, claimed_folder
+from utils.provenance import changed_versions
 from utils.ticket_cache import TicketCache
 from utils.tickets import Ticket, TicketFile
 
@@ -77,16 +78,16 @@ class Study:
         """
         for file in sorted({*files}, key=lambda file: file.level):
             ticket = self.read_ticket(file)
-            if ticket.recorded is not None:
+            if ticket.recorded_accuracy is not None:
                 accuracy = self.score(file).accuracy
-                if abs(accuracy - ticket.recorded) > self.ticket_tolerance and self.processes.is_main:
+                if abs(accuracy - ticket.recorded_accuracy) > self.ticket_tolerance and self.processes.is_main:
                     print(_doubt(ticket, accuracy), file=sys.stderr, flush=True)
 
     def candidates(self, start: TicketFile) -> list[TicketFile]:
         """The nearest other tickets, nearest first."""
         return neighbours(self.files, start, self.search_num, self.denser_num)
 
-    def taking_part(self, starts: Iterable[TicketFile]) -> list[TicketFile]:
+    def with_candidates(self, starts: Iterable[TicketFile]) -> list[TicketFile]:
         """Each of `starts` and its candidates; a ticket may come more than once."""
         return [file for start in starts for file in (start, *self.candidates(start))]
 
@@ -95,8 +96,8 @@ class Study:
         return [[file.level, self.digests[file.level]] for file in files]
 
     @contextlib.contextmanager
-    def claimed(self, name: str, **items: Shape) -> Iterator[dict[str, Any]]:
-        """`utils.provenance.claimed_folder` for the file of this name; says what has changed since it was written."""
+    def claimed(self, name: str, **items: Schema) -> Iterator[dict[str, Any]]:
+        """`utils.claims.claimed_folder` for the file of this name; says what has changed since it was written."""
         path, started = self.folder / name, tickets.holds_search(self.folder)
         with claimed_folder(path, self.description, self.processes, started, renews=False, **items) as found:
             changes = changed_versions(found.get("versions"), self.description["versions"])
@@ -108,12 +109,13 @@ class Study:
 def _maskless(ticket: Ticket) -> str:
     return (
         f"warning: {ticket.path} has no mask and is taken for a dense network, and so will be its pool, though "
-        f"{100 * ticket.zeros:.2f}% of its weights are zero: was it exported? Give the ticket itself"
+        f"{100 * ticket.zero_share:.2f}% of its weights are zero: was it exported? Give the ticket itself"
     )
 
 
 def _doubt(ticket: Ticket, measured: float) -> str:
     return (
-        f"warning: {ticket.path} records a validation accuracy of {ticket.recorded:.2f}% and has {measured:.2f}% here: "
-        "are these its images (--dataset, --data, --val_images), and is the file as it was? (--ticket_tolerance)"
+        f"warning: {ticket.path} records a validation accuracy of {ticket.recorded_accuracy:.2f}% and has "
+        f"{measured:.2f}% here: are these its images (--dataset, --data, --val_images), and is the file as it was? "
+        "(--ticket_tolerance)"
     )

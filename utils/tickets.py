@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoint
+from utils import checkpoint, schemas
 from utils.errors import UserError, one_line
 from utils.plain_data import is_percent, is_whole, misfit
 from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask
-from utils.records import CHECKPOINT, UNDERWAY
 
 SETTINGS = "settings.json"
 EVENTS = "tensorboard"
@@ -107,7 +106,7 @@ class Ticket:
     path: Path
     state: State
     mask: Mask
-    recorded: float | None = None  # the validation accuracy that its file tells, percent
+    recorded_accuracy: float | None = None  # the validation accuracy that its file tells, percent
 
     @cached_property
     def kept(self) -> int:
@@ -135,14 +134,14 @@ class Ticket:
         return self.kept == count_prunable(self.mask)
 
     @cached_property
-    def zeros(self) -> float:
+    def zero_share(self) -> float:
         """The share of the prunable weights that are zero."""
         return sum(int((self.state[name] == 0).sum()) for name in self.mask) / count_prunable(self.mask)
 
     @property
     def lost_its_mask(self) -> bool:
         """Whether it is sparse and its file does not say so: a ticket that was exported, say."""
-        return self.is_dense and self.zeros > STRAY_ZEROS
+        return self.is_dense and self.zero_share > STRAY_ZEROS
 
 
 def find_tickets(folder: Path) -> list[TicketFile]:
@@ -545,7 +544,10 @@ class RunFiles:
     def _read_checkpoint(self, level: int) -> Snapshot:
         path = self.checkpoint(level)
         record = checkpoint.load(path)
-        if odd := misfit(record, CHECKPOINT) or misfit(record, {"underway": UNDERWAY} if "underway" in record else {}):
+        odd = misfit(record, schemas.CHECKPOINT)
+        if not odd and "underway" in record:
+            odd = misfit(record, {"underway": schemas.UNDERWAY})
+        if odd:
             raise UserError(f"{path} is no checkpoint of an IMP run: {odd} is missing or odd")
         state, mask = plain_state(_state_dict(record, path), path)
         rewind = _state_dict(record["init_weight"], path)
@@ -558,12 +560,12 @@ class RunFiles:
             epoch=record["epoch"],
             state=state,
             mask=mask,
-            curves={name.removesuffix("_ta"): record["result"][name] for name in CHECKPOINT["result"]},
+            curves={name.removesuffix("_ta"): record["result"][name] for name in schemas.CHECKPOINT["result"]},
             best=record["best_sa"],
             optimizer=record["optimizer"],
             scheduler=record["scheduler"],
             rewind=rewind,
-            underway={name: record["underway"][name] for name in UNDERWAY} if "underway" in record else {},
+            underway={name: record["underway"][name] for name in schemas.UNDERWAY} if "underway" in record else {},
         )
 
 
