@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT
-from test_places import SLURM, add_scontrol
+from test_launch_env import SLURM, add_scontrol
 
 from utils import cli, distributed
 from utils.distributed import Processes, connect, wait_for_port

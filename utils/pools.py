@@ -159,7 +159,7 @@ def neighbours(levels: Sequence[T], start: T, search_num: int, denser_num: int |
 def search(
     pool: Pool,
     candidates: Iterable[tuple[int, Callable[[], State]]],
-    method: SearchRule,
+    rule: SearchRule,
     finish: Callable[[State, int], State],
     score: Callable[[State], float],
     after_step: Callable[[Pool], None] = lambda pool: None,
@@ -176,14 +176,14 @@ def search(
             candidates that its steps have are not tried again.
         each: calls a function with each of several items, as `map` does; it may do so at the same time.
     """
-    for number, (level, read) in enumerate([*candidates] * method.passes, start=1):
+    for number, (level, read) in enumerate([*candidates] * rule.passes, start=1):
         if number <= len(pool.steps):
             continue
-        coefficients = list(method.coefficients(number))
+        coefficients = list(rule.coefficients(number))
         trials = _Trials(pool.state, read(), coefficients, lambda state, number=number: finish(state, number), score)
-        scores = method.choose(coefficients, lambda chosen, trials=trials: list(each(trials.try_one, chosen)))
+        scores = rule.choose(coefficients, lambda chosen, trials=trials: list(each(trials.try_one, chosen)))
         # A whole margin may come out a rounding short of itself.
-        accepted = method.accept_all or trials.best_score >= pool.score + method.margin * (1 - 1e-9)
+        accepted = rule.accept_all or trials.best_score >= pool.score + rule.margin * (1 - 1e-9)
         tried = [scores.get(coefficient) for coefficient in coefficients]
         step = Step(level, coefficients, tried, trials.coefficient, accepted)
         pool.add(step, trials.best, trials.best_score, pool.shares_with(level, trials.coefficient))
