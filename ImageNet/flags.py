@@ -57,7 +57,7 @@ def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: 
     if val_images is not None and (args.data / "test").is_dir():
         if processes.is_main:
             print("warning: --val_images has no use where there is a test folder", file=sys.stderr, flush=True)
-        val_images = args.val_images = None  # as the plain command has it, for those that follow
+        val_images = None
     workers = min(cores_each(processes.local_world_size), MOST_WORKERS) if args.workers is None else args.workers
     return ImageFolders(
         args.data,

@@ -156,14 +156,14 @@ def work_to_save(process: BaseProcess, folder: Path, number: int) -> bool:
     return work_until(process, is_saving)
 
 
-def attack(stage: str, folder: Path, seconds: float, draws: random.Random, study: Tally, kills: int) -> None:
-    """Run one command to its end, whatever number of starts that takes while `study` needs kills."""
+def attack(stage: str, folder: Path, seconds: float, draws: random.Random, tally: Tally, kills: int) -> None:
+    """Run one command to its end, whatever number of starts that takes while `tally` needs kills."""
     while True:
         before = temporaries(folder)
         process = start(stage, folder)
-        study.counts["starts", stage] += 1
-        how = HOW[study.counts["starts", stage] % 2]
-        if not study.needs(kills, stage):
+        tally.counts["starts", stage] += 1
+        how = HOW[tally.counts["starts", stage] % 2]
+        if not tally.needs(kills, stage):
             met = False
         elif how == ON_SIGHT:
             met = work_to_save(process, folder, draws.randint(1, SAVES))
@@ -176,44 +176,44 @@ def attack(stage: str, folder: Path, seconds: float, draws: random.Random, study
             return
         if process.exitcode != -signal.SIGKILL:
             sys.exit(f"{' '.join(command(stage))} failed:\n{log(folder).read_text()[-4000:]}")
-        study.counts["kills", stage] += 1
-        study.counts[how, stage] += 1
-        study.counts["in the midst of a save", stage] += bool(temporaries(folder) - before)
+        tally.counts["kills", stage] += 1
+        tally.counts[how, stage] += 1
+        tally.counts["in the midst of a save", stage] += bool(temporaries(folder) - before)
 
 
-def compare(folder: Path, reference: Path, study: Tally) -> None:
+def compare(folder: Path, reference: Path, tally: Tally) -> None:
     """Note which files are in one folder alone or have other bytes, and which temporary files are left."""
     ours, theirs = ({path.relative_to(top): path for path in files(top)} for top in (folder, reference))
     left_over = {path.relative_to(folder) for path in temporaries(folder)}
     names = ({*ours} | {*theirs}) - left_over
     equal = {name for name in {*ours} & {*theirs} if ours[name].read_bytes() == theirs[name].read_bytes()}
-    study.runs += 1
-    study.files += len(names)
-    study.differing += [f"{folder.name}: {name} differs" for name in sorted(names - equal)]
-    study.left_over += [f"{folder.name}: {name} is left over" for name in sorted(left_over)]
+    tally.runs += 1
+    tally.files += len(names)
+    tally.differing += [f"{folder.name}: {name} differs" for name in sorted(names - equal)]
+    tally.left_over += [f"{folder.name}: {name} is left over" for name in sorted(left_over)]
 
 
 def run(kills: int, seed: int, place: Path) -> Tally:
-    study, draws, reference = Tally(), random.Random(seed), place / "reference"
+    tally, draws, reference = Tally(), random.Random(seed), place / "reference"
     seconds = run_alone(reference)
-    while any(study.needs(kills, stage) for stage in COMMANDS):
-        folder = place / f"run{study.runs + 1}"
+    while any(tally.needs(kills, stage) for stage in COMMANDS):
+        folder = place / f"run{tally.runs + 1}"
         folder.mkdir()
         for stage in COMMANDS:
-            attack(stage, folder, seconds[stage], draws, study, kills)
-        compare(folder, reference, study)
-        faults = f"{len(study.differing)} files differ, {len(study.left_over)} are left over"
-        print(f"{study.kills():4d} kills, {study.runs} runs compared: {faults}", flush=True)
-    return study
+            attack(stage, folder, seconds[stage], draws, tally, kills)
+        compare(folder, reference, tally)
+        faults = f"{len(tally.differing)} files differ, {len(tally.left_over)} are left over"
+        print(f"{tally.kills():4d} kills, {tally.runs} runs compared: {faults}", flush=True)
+    return tally
 
 
-def table(study: Tally) -> list[list]:
+def table(tally: Tally) -> list[list]:
     rows = []
     for event in ("starts", "kills", *HOW, "in the midst of a save"):
-        counts = [study.counts[event, stage] for stage in COMMANDS]
+        counts = [tally.counts[event, stage] for stage in COMMANDS]
         rows.append([event, *counts, sum(counts)])
-    found = {"runs compared": study.runs, "files compared": study.files, "files that differ": len(study.differing)}
-    found["temporary files left over"] = len(study.left_over)
+    found = {"runs compared": tally.runs, "files compared": tally.files, "files that differ": len(tally.differing)}
+    found["temporary files left over"] = len(tally.left_over)
     return [*rows, *([name, "", "", count] for name, count in found.items())]
 
 
@@ -221,13 +221,13 @@ def main() -> None:
     args = build_parser().parse_args()
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        study = run(args.kills, args.seed, Path(place))
+        tally = run(args.kills, args.seed, Path(place))
     seconds = time.perf_counter() - begun
-    header, rows = ["", *COMMANDS, "all"], table(study)
+    header, rows = ["", *COMMANDS, "all"], table(tally)
     counts = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
     about = measure.machine(torch.device("cpu"))
     title = "Killed anywhere: what is left of a run that never stopped"
-    faults = study.differing + study.left_over
+    faults = tally.differing + tally.left_over
     measure.save(args, "kills", title, header, rows, about, counts=counts, faults=faults, seconds=seconds)
     if faults:
         sys.exit("\n".join(faults[:20]))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -51,7 +52,7 @@ IMAGENET_IMP = [
 ]
 # What its Lottery_pools.py knows beside the search.
 METHODS = ("uniform_soup", "greedy_soup", "average_or_soup", "ensemble", "learned", "recalibrated")
-RIVALS = ["--learned_steps", 3, "--interpolate_method"]
+OTHERS = ["--learned_steps", 3, "--interpolate_method"]
 WITH_STARTS = ("greedy_soup", "average_or_soup", "ensemble")  # an ensemble's images are shared all the same
 STARTS = ["--parallel", "starts"]
 
@@ -193,9 +194,9 @@ def _searches(folder: Path, photographs: Path) -> dict[str, tuple[str, list[obje
         "searches/two": [],
         "searches/starts": STARTS,
         "others/one start": ["--levels", 1, *STARTS],
-        **{f"others/{method}": [*RIVALS, method] for method in METHODS},
-        **{f"others/{method} starts": [*RIVALS, method, *STARTS] for method in WITH_STARTS},
-        "others/line": [*RIVALS, "linear_inter", "--interpolation_value_list", 0.5],
+        **{f"others/{method}": [*OTHERS, method] for method in METHODS},
+        **{f"others/{method} starts": [*OTHERS, method, *STARTS] for method in WITH_STARTS},
+        "others/line": [*OTHERS, "linear_inter", "--interpolation_value_list", 0.5],
         "mistake": ["--arch", "imagenet_resnet_34_4"],
     }
     search = ["--save_dir", folder / "tickets", photographs, *IMAGENET_SEARCH]
@@ -305,6 +306,14 @@ def launch(tmp_path) -> Iterator[Callable[..., Launched]]:
     """Starts multiproc.py in the folder of the test, until its end."""
     with launched(tmp_path) as run:
         yield run
+
+
+@pytest.fixture(autouse=True)
+def _sigterm() -> Iterator[None]:
+    """A script leaves SIGTERM ignored at its end, and so would be all processes that later tests start."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -34,6 +34,14 @@ def test_what_is_older_than_a_flag_is_of_its_default(name, tmp_path):
         refuse_other_run({}, {name: "other"}, tmp_path)
 
 
+def test_validation_images_may_be_asked_for_in_two_ways(tmp_path):
+    """As their number or by default, and in vain where they are a folder: which images there are decides."""
+    images = {"train": 48, "val": 12}
+    refuse_other_run({"val_images": 12, "images": images}, {"val_images": None, "images": images}, tmp_path)
+    with pytest.raises(UserError, match="other images"):
+        refuse_other_run({"val_images": None, "images": images}, {"val_images": None, "images": {}}, tmp_path)
+
+
 @pytest.mark.parametrize("script", [main_imp, Lottery_pools, imagenet_imp, imagenet_pools], ids=lambda s: s.__name__)
 def test_defaults_are_those_of_older_files(script):
     defaults = {action.dest: action.default for action in script.build_parser()._actions}

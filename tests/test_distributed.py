@@ -205,7 +205,7 @@ def test_a_name_server_that_does_not_know_a_host_is_believed_one_that_does_not_a
 
 
 @pytest.mark.parametrize(
-    ("error", "place", "kind", "words"),
+    ("error", "info", "kind", "words"),
     [
         (
             dist.DistBackendError("NCCL error: invalid usage\nncclInvalidUsage\nLast error:\nDuplicate GPU detected"),
@@ -228,7 +228,7 @@ def test_a_name_server_that_does_not_know_a_host_is_believed_one_that_does_not_a
     ],
     ids=["nccl", "mesh", "store"],
 )
-def test_what_keeps_processes_apart_is_said_in_whole(monkeypatch, error, place, kind, words):
+def test_what_keeps_processes_apart_is_said_in_whole(monkeypatch, error, info, kind, words):
     """Where it is the backend's fault, another attempt may do: no user's mistake then."""
 
     def refuse(*_, **__):
@@ -238,7 +238,7 @@ def test_what_keeps_processes_apart_is_said_in_whole(monkeypatch, error, place, 
         monkeypatch.setattr(dist, name, lambda *_: None)
     monkeypatch.setattr(dist, "init_process_group", refuse)
     with pytest.raises(kind, match=f"^{words}" if kind is RuntimeError else words):
-        distributed._join(place, torch.device("cpu"), 1)
+        distributed._join(info, torch.device("cpu"), 1)
 
 
 def test_operations_over_slurm_and_a_process_that_is_slow_then_gone(start, operations, tmp_path):

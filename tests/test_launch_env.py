@@ -90,11 +90,11 @@ def test_a_contradictory_environment_is_refused(change, named):
 def test_place_by_slurm(monkeypatch, tmp_path):
     add_scontrol(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    place = read_rank_info(SLURM)
-    assert (place.rank, place.world_size, place.local_rank, place.local_world_size) == (3, 4, 1, 2)
-    assert place.address == "node07" and 15000 <= place.port < 30000
+    info = read_rank_info(SLURM)
+    assert (info.rank, info.world_size, info.local_rank, info.local_world_size) == (3, 4, 1, 2)
+    assert info.address == "node07" and 15000 <= info.port < 30000
     other_step = read_rank_info({**SLURM, "SLURM_STEP_ID": "1"})
-    assert other_step.port != place.port
+    assert other_step.port != info.port
     given = read_rank_info({**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "8020"})
     assert (given.address, given.port) == ("10.0.0.1", 8020)
     uneven = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_LOCALID": "0"}

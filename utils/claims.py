@@ -14,12 +14,13 @@ from utils.method_names import LATER_FLAGS, METHOD_FLAGS
 from utils.plain_data import Schema, misfit
 from utils.schemas import is_settings
 
-# Flags that may differ between two commands that belong to one run: they say where and how, not what.
+# Flags that may differ between two commands that belong to one run: they say where and how, not what. What
+# --val_images comes to is in `images`.
 FREE_FLAGS = {
     *("data", "data_url", "save_dir", "checkpoint", "resume", "slim", "tensorboard"),
     *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout", "deterministic"),
     *("save_interval", "print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
-    *("levels", "pairs", "pruning_times", "ticket_tolerance"),
+    *("levels", "pairs", "pruning_times", "ticket_tolerance", "val_images"),
 }
 
 

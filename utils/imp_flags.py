@@ -34,7 +34,7 @@ def _add_training_flags(parser: Parser) -> None:
         type=positive,
         default=1,
         metavar="M",
-        help="train each level M times, on other orders of images, and take the mean, at M times the cost",
+        help="train each level M times, on other orders of images, and take the mean, at up to M times the cost",
     )
 
 

@@ -35,7 +35,7 @@ def _all_but(*names: str) -> tuple[str, ...]:
     return tuple(name for name in METHODS if name not in names)
 
 
-# Flags of single methods, which decide nothing about the results of others: a loop over methods may give them to all.
+# Flags that not all methods heed, each with those whose results it decides: a loop over methods may give them to all.
 METHOD_FLAGS = {
     "interpolation_value_list": (SEARCH, CONNECTIVITY),
     "EMA_value": (EMA,),

@@ -28,7 +28,7 @@ from utils.studies import Study
 from utils.tickets import TicketFile
 
 # Methods without settings of their own, which are called by the names of their functions.
-PLAIN_METHODS = {rival.__name__: rival for rival in (uniform_soup, greedy_soup, average_or_soup, recalibrated)}
+PLAIN_METHODS = {method.__name__: method for method in (uniform_soup, greedy_soup, average_or_soup, recalibrated)}
 
 
 def most_at_once(args: argparse.Namespace) -> int:

@@ -104,6 +104,7 @@ def _words_for_user(error: Exception) -> str | None:
 
 
 def _fail(line: str, status: int) -> int:
+    preemption.ignore_sigterm()
     print(line, file=sys.stderr)
     return status
 
