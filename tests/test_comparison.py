@@ -198,7 +198,7 @@ def test_levels_searched_in_folders_of_their_own_are_one_run(tmp_path):
 
 @pytest.mark.parametrize(
     "flag, value",
-    [("search_num", 5), ("arch", "vgg16_bn"), ("bn_images", 256), ("coefficient_search", "hump"), ("passes", 2)],
+    [("search_num", 5), ("arch", "vgg16_bn"), ("bn_images", 256), ("passes", 2)],
 )
 def test_runs_of_one_method_with_other_flags_are_refused(fails, seeds, tmp_path, flag, value):
     settings = {"arch": "resnet18", "bn_images": 0, "search_num": 19}
