@@ -174,6 +174,12 @@ def test_an_export_may_be_repeated(pool, tmp_path, name):
         export.main([str(pool), str(tmp_path / name)])
 
 
+def test_who_would_score_a_sparse_file_is_told_to_export_another(pool, tmp_path):
+    export.main([str(pool), str(tmp_path / "pool.npz")])
+    with pytest.raises(UserError, match=r"of \.npz: export to \.pt instead"):
+        tickets.read_ticket(TicketFile(0, tmp_path / "pool.npz"))
+
+
 def test_a_file_is_not_written_over_itself(fails, pool, tmp_path):
     path = tmp_path / "pool.pt"
     path.write_bytes(pool.read_bytes())

@@ -69,7 +69,7 @@ def test_a_last_batch_smaller_than_the_processes_is_left_out(photographs):
 
 
 def test_fewer_images_than_processes_can_share_is_said(photographs):
-    with pytest.raises(UserError, match="--batch_size"):
+    with pytest.raises(UserError, match=r"--data_limit.*--batch_size.*each of 40 processes needs two"):
         images_of(photographs, rank(0, 40)).train_batch_count(16)
 
 
