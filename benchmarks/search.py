@@ -36,6 +36,7 @@ VARIANTS = {
     "bn256": ["--bn_images", "256"],
     "fast": ["--fast"],
     "fast-compile": ["--fast", "--compile"],
+    "fast-graphs": ["--fast", "--channels_last", "--compile_mode", "reduce-overhead"],
 }
 STEPS = {
     "load": (Evaluator, "read_ticket"),

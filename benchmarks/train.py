@@ -30,6 +30,7 @@ VARIANTS = {
     "amp": ["--amp"],
     "amp-channels-last": ["--amp", "--channels_last"],
     "amp-compile": ["--amp", "--compile"],
+    "amp-graphs": ["--amp", "--channels_last", "--compile_mode", "reduce-overhead"],
     "amp-eval-freq": ["--amp", "--eval_freq", "6"],
 }
 

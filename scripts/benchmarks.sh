@@ -44,9 +44,17 @@ images=(--data "$data" --val_images "$VAL_IMAGES")
 "$python" -u CIFAR/main_imp.py --dataset npz "${images[@]}" --data_limit "$IMAGES" --arch "$ARCH" --device "$DEVICE" \
   --epochs "$EPOCHS" --decreasing_lr "$((EPOCHS * 3 / 4))" --rewind_epoch 1 --pruning_times "$LEVELS" --amp \
   --save_dir "$out/tickets"
-measure train "${images[@]}" --images "$IMAGES" --epochs "$EPOCHS" \
-  --variants defaults channels-last amp amp-channels-last amp-compile
-measure search "${images[@]}" --images "$IMAGES" --tickets "$out/tickets" --levels 1 --search_num 2 \
-  --variants defaults amp fast fast-compile
+train=(train "${images[@]}" --images "$IMAGES" --epochs "$EPOCHS")
+search=(search "${images[@]}" --images "$IMAGES" --tickets "$out/tickets" --levels 1 --search_num 2)
+measure "${train[@]}" --variants defaults channels-last amp amp-channels-last amp-compile
+measure "${search[@]}" --variants defaults amp fast fast-compile
 measure growth
-measure forward --amp --rounds 7 --ways "${ways[@]}" # last: should torch refuse a way, all else is done
+# Last what torch may refuse: if it does, all else is done.
+status=0
+measure forward --amp --rounds 7 --ways "${ways[@]}" || status=$?
+if [[ $DEVICE == cuda* ]]; then
+  out=$out/graphs
+  measure "${train[@]}" --variants amp-channels-last amp-graphs || status=$?
+  measure "${search[@]}" --variants fast fast-graphs || status=$?
+fi
+exit $status

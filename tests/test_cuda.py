@@ -25,7 +25,12 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 CUDA = ["--device", "cuda"]
 VAL_IMAGES = 20  # of the 200 that SMALL limits digits to
-FAST_ARITHMETIC = [[], ["--amp", "--channels_last"], ["--compile", "--amp", "--channels_last"]]
+FAST_ARITHMETIC = [
+    [],
+    ["--amp", "--channels_last"],
+    ["--amp", "--channels_last", "--compile"],
+    ["--amp", "--channels_last", "--compile_mode", "reduce-overhead"],
+]
 
 
 @pytest.fixture(autouse=True)

@@ -254,6 +254,17 @@ def test_no_more_networks_than_can_be_at_work():
     assert len(cli.make_networks(args, load_data("digits", None, "cpu"), torch.device("cpu"), 3)) == 3
 
 
+@pytest.mark.parametrize(
+    ("flags", "modes"), [("", []), ("--compile", [None]), ("--compile_mode reduce-overhead", ["reduce-overhead"])]
+)
+def test_networks_are_compiled_as_the_flags_say(monkeypatch, flags, modes):
+    found = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode=None: found.append(mode))
+    args = Lottery_pools.build_parser().parse_args([*SMALL, *flags.split()])
+    cli.make_network(args, load_data("digits", None, "cpu"), torch.device("cpu"))
+    assert found == modes
+
+
 def test_quiet_search_prints_its_table_and_nothing_else(small_tickets, capfd):
     Lottery_pools.main([*SMALL, *LIST, "--checkpoint", str(small_tickets), "--levels", "2", "--quiet"])
     output, errors = capfd.readouterr()

@@ -146,14 +146,22 @@ def test_the_benchmarks_take_their_flags_and_search_the_tickets_found_before(not
     done, calls = noted("benchmarks.sh", DEVICE=device)
     assert done.returncode == 0, done.stderr
     names = [re.search(r"(\w+)\.py", call)[1] for call in calls]
-    assert names == ["main_imp", "train", "search", "growth", "forward"]
-    imp, train, search, growth, forward = map(parsed, calls)
+    on_gpu = device.startswith("cuda")
+    assert names == ["main_imp", "train", "search", "growth", "forward", *(["train", "search"] if on_gpu else [])]
+    imp, train, search, growth, forward, *graphs = map(parsed, calls)
     assert {found.device for found in (imp, train, search, forward, growth)} == {device}
     assert {found.arch for found in (imp, train, search, forward, growth)} == {arch}
     assert imp.save_dir == search.tickets and max(search.levels) < imp.pruning_times
     assert imp.rewind_epoch < imp.epochs and imp.data_limit == train.images == search.images
-    assert any(way.startswith("graph") for way in forward.ways) == device.startswith("cuda")
+    assert any(way.startswith("graph") for way in forward.ways) == on_gpu
     assert {found.out for found in (train, search, forward, growth)} == {tmp_path / "out"}
+    assert {found.out for found in graphs} <= {tmp_path / "out" / "graphs"}
+
+
+def test_a_benchmark_that_torch_refuses_stops_no_other(noted):
+    done, calls = noted("benchmarks.sh", DEVICE="cuda", fails="forward.py")
+    assert done.returncode == 2
+    assert "train.py" in calls[-2] and "search.py" in calls[-1]
 
 
 def test_a_benchmark_whose_table_is_there_is_not_run_again(noted, tmp_path):

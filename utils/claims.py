@@ -18,8 +18,8 @@ from utils.schemas import is_settings
 # --val_images comes to is in `images`.
 FREE_FLAGS = {
     *("data", "data_url", "save_dir", "checkpoint", "resume", "slim", "tensorboard"),
-    *("device", "gpu", "compile", "workers", "cache_gb", "processes", "parallel", "jobs", "timeout", "deterministic"),
-    *("save_interval", "print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
+    *("device", "gpu", "compile", "compile_mode", "deterministic", "processes", "parallel", "jobs", "timeout"),
+    *("workers", "cache_gb", "save_interval", "print_freq", "master_port", "local_rank", "inference", "quiet", "debug"),
     *("levels", "pairs", "pruning_times", "ticket_tolerance", "val_images"),
 }
 

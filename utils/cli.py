@@ -72,6 +72,11 @@ def add_device_flags(parser: Parser) -> argparse._ArgumentGroup:
     group.add_argument("--channels_last", action="store_true", help="lay weights out channels last, as images are")
     group.add_argument("--compile", action="store_true", help="compile the network with torch.compile")
     group.add_argument(
+        "--compile_mode",
+        choices=("default", "reduce-overhead", "max-autotune"),
+        help="--compile in this mode of torch's: reduce-overhead replays CUDA graphs, where a GPU waits for Python",
+    )
+    group.add_argument(
         "--deterministic", action="store_true", help="on a GPU, slower arithmetic that gives the same bits each time"
     )
     group.add_argument("--quiet", action="store_true", help="print results alone")
@@ -199,8 +204,8 @@ def make_network(args: argparse.Namespace, data: Images, device: torch.device) -
             f"--arch {args.arch} needs images of {smallest}×{smallest} or more; these are {data.side}×{data.side}"
         )
     net.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-    if args.compile:
-        net.compile()
+    if args.compile or args.compile_mode:
+        net.compile(mode=args.compile_mode)
     return net
 
 
