@@ -5,7 +5,7 @@
     python export.py TICKETS/3model_SA_best.pth.tar ticket.npz                     compressed, without the zeros
 
 FILE is a checkpoint of this software, of the published scripts or of OpenLTH (model_ep*_it*.pth beside its mask.pth).
-README shows how to read the .npz file.
+docs/using-pools.md shows how to read the .npz file.
 """
 
 import sys

@@ -371,7 +371,7 @@ def _not_kept(error: OSError, path: Path) -> str:
 
 
 def _read_folders(root: Path, val_images: int | None, data_limit: int) -> tuple[dict[str, list[Sample]], list[str]]:
-    """The samples of train, val and test, and the class names. Without `test`, val is taken from train; see README."""
+    """The samples of train, val and test, and the class names. docs/imagenet.md tells what no `test` folder means."""
     folders = {split: _read_split(root / split) for split in ("train", "val", "test") if (root / split).is_dir()}
     for split in ("train", "val"):
         if split not in folders:

@@ -4,8 +4,8 @@
     python export.py TICKETS/pools/Lottery_pools/3pool.pth.tar pool.safetensors    the same in Hugging Face's format
     python export.py TICKETS/level_3/main/model_ep90_it0.pth ticket.npz            compressed, without the zeros
 
-FILE is a checkpoint of this software, of OpenLTH (beside its mask.pth) or of the published scripts. README shows how to
-read the .npz file.
+FILE is a checkpoint of this software, of OpenLTH (beside its mask.pth) or of the published scripts.
+docs/using-pools.md shows how to read the .npz file.
 """
 
 import sys

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lottery Pools from nothing, in minutes on two CPU cores: six tickets of a small network on handwritten digits, all
-# methods on them, one table and pictures. Run it again and it goes on where it stopped.
+# Lottery Pools from nothing, in minutes on two CPU cores: six tickets of a small network on handwritten digits, the
+# paper's methods on them, one table and pictures. Run it again and it goes on where it stopped.
 #   PYTHON   interpreter (default: python)
 #   OUT      folder of tickets and pools (default: runs/quickstart)
 set -euo pipefail

@@ -117,7 +117,7 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path, value):
 
 
 def test_the_shape_of_a_number_is_whole_numbers_too(tmp_path):
-    """With others, the few lines of README that read such a file make no array of it."""
+    """With others, the few lines of docs/using-pools.md that read such a file make no array of it."""
     write_sparse({"count": torch.tensor(0)}, tmp_path / "s.npz")
     assert np.load(tmp_path / "s.npz")["shape/count"].prod().dtype == np.int64
 

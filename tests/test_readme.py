@@ -1,4 +1,4 @@
-"""README keeps its word: programs and commands run as printed, and its flags and files are there."""
+"""README and docs/ keep their word: programs and commands run as printed; flags, files and links are there."""
 
 import importlib
 import re
@@ -17,7 +17,7 @@ from utils.export import write_sparse
 from utils.parser import Parser
 from utils.pruning import count_kept
 
-README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 SCRIPTS = {
     "CIFAR": {"main_imp.py", "Lottery_pools.py", "evaluate.py", "corrupt.py"},
     "ImageNet": {"main_imp.py", "Lottery_pools.py", "evaluate.py"},
@@ -25,14 +25,15 @@ SCRIPTS = {
 FOLDERS = ("CIFAR", "ImageNet", "benchmarks", "models", "scripts", "tests", "utils")
 
 
-def blocks(language: str, text: str = README) -> list[str]:
+def blocks(language: str, text: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def program(section: str, number: int = 0) -> str:
-    """A block of Python of README's `section`."""
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
-    return blocks("python", text)[number]
+def program(section: str) -> str:
+    """The first block of Python of this section of docs/using-pools.md."""
+    page = PAGES[ROOT / "docs" / "using-pools.md"]
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    return blocks("python", text)[0]
 
 
 def test_networks_that_have_nothing_to_do_with_images_are_pooled(capsys):
@@ -70,7 +71,7 @@ def test_pool_is_read_with_nothing_of_ours_but_the_network(tmp_path, monkeypatch
     search = "--checkpoint . --save_dir . --dataset npz --data images.npz --arch resnet18 --search_num 0 --device cpu"
     Lottery_pools.main(search.split())
     found = {}
-    exec(program("Files"), found)
+    exec(program("Reading a pool"), found)
     state, pool = found["net"].state_dict(), torch.load("3pool.pth.tar", weights_only=True)
     assert state.keys() == pool["state_dict"].keys()
     assert all(torch.equal(value, pool["state_dict"][name]) for name, value in state.items())
@@ -78,9 +79,9 @@ def test_pool_is_read_with_nothing_of_ours_but_the_network(tmp_path, monkeypatch
 
 
 def commands() -> list[tuple[str, str]]:
-    """The lines of README's shell that call a script, and the folder that they are given in: the last one of `cd`."""
+    """The lines of shell that call a script, and the folder that they are given in: the last `cd` of their section."""
     found = []
-    for section in re.split(r"^## ", README, flags=re.MULTILINE):
+    for section in (part for page in PAGES.values() for part in re.split(r"^## ", page, flags=re.MULTILINE)):
         folder = "."
         for line in "".join(blocks("sh", section)).replace("\\\n", "").splitlines():
             words = shlex.split(line, comments=True)
@@ -126,13 +127,31 @@ def test_commands_call_every_script_that_makes_something():
 def test_flags_of_the_tables_are_flags_of_the_scripts():
     parsers = [parser_of(folder, name) for folder, names in SCRIPTS.items() for name in names]
     known = {flag for parser in parsers for flag in parser._option_string_actions}
-    tables = re.findall(r"^\| flag \|.*\n(?:\|.*\n)+", README, re.MULTILINE)
+    tables = re.findall(r"^\| flag \|.*\n(?:\|.*\n)+", "\n".join(PAGES.values()), re.MULTILINE)
     named = {flag for table in tables for row in table.splitlines() for flag in re.findall(r"--\w+", row.split("|")[1])}
     assert len(tables) >= 2 and len(named) > 20
     assert named <= known, named - known
 
 
 def test_files_that_are_named_are_there():
-    named = {*re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w/]+\.(?:py|sh)\b", README)}
+    text = "\n".join(PAGES.values())
+    named = {*re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w/]+\.(?:py|sh)\b", text)}
     assert len(named) >= 10
     assert not [name for name in sorted(named) if not (ROOT / name).is_file()]
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to the headings of a page end in, as GitHub makes it of them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", [*(str(page.relative_to(ROOT)) for page in PAGES), "benchmarks/results/README.md"])
+def test_links_lead_somewhere(name):
+    page = ROOT / name
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    for path, _, anchor in (link.partition("#") for link in links if not link.startswith("https://")):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
