@@ -40,7 +40,8 @@ from utils.randomness import derive_seed
 
 def gaussian_noise(images: Tensor, deviation: float) -> Tensor:
     """`images` (N×3×S×S uint8) with noise of this standard deviation; white is 1."""
-    return _to_pixels(functional.gaussian_noise(images.float() / 255, sigma=deviation))
+    noisy = functional.gaussian_noise(images.float() / 255, sigma=deviation)
+    return (noisy * 255).round().to(torch.uint8)
 
 
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
@@ -77,10 +78,6 @@ def _through_jpeg(image: Tensor, quality: int) -> Tensor:
     functional.to_pil_image(image).save(file, "JPEG", quality=quality)
     with Image.open(file, formats=["JPEG"]) as decoded:
         return functional.pil_to_tensor(decoded)
-
-
-def _to_pixels(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8)
 
 
 # What each does to N×3×S×S uint8 images, and its strength at the severities 1 to 5.

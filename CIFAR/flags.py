@@ -1,14 +1,13 @@
 """The flags that say which images a script of this folder works on."""
 
 import argparse
-import sys
 
 import torch
 
 from CIFAR.dataset import ImageData, doubt_about_classes, load_data
 from CIFAR.sources import DATASETS
 from utils.cli import add_list_flag
-from utils.errors import one_line
+from utils.errors import warn
 from utils.parser import Parser, count, positive
 
 
@@ -38,5 +37,5 @@ def data_from_flags(args: argparse.Namespace, device: torch.device, validates: b
         args.dataset, args.data, device, args.val_images, args.data_limit, args.data_url, flip=not args.no_flip
     )
     if doubt := doubt_about_classes(data, validates):
-        print(one_line(f"warning: {doubt}"), file=sys.stderr, flush=True)
+        warn(f"warning: {doubt}")
     return data

@@ -5,17 +5,12 @@ part: of each training batch, of the batches that recalibrate batch norm, of the
 those are, and how each is cropped, follows from the seed alone, whatever the number of processes and workers.
 """
 
-import contextlib
 import hashlib
 import os
-import secrets
-import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -27,11 +22,11 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from models.normalize import IMAGENET_MEAN, IMAGENET_STD
 from utils.distributed import SINGLE, Processes
-from utils.errors import UserError, one_line
+from utils.errors import UserError, warn
 from utils.images import Batch
-from utils.memory import free_memory
 from utils.preemption import Preempted, block_sigterm, end_with_parent, stop_requested
 from utils.randomness import derive_seed, generator
+from utils.shared_memory import shared_memory
 
 # Those of the files that `ImageFolder` lists. Pillow knows many more by their content, and runs programs for some.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
@@ -57,7 +52,7 @@ class Photographs(Dataset):
         try:
             image = _read_photograph(path)
         except Exception as error:  # damaged bytes fail wherever a decoder stumbles over them
-            print(one_line(f"left out, cannot be read: {path} ({error})"), file=sys.stderr, flush=True)
+            warn(f"left out, cannot be read: {path} ({error})")
             return torch.zeros(3, self.side, self.side, dtype=torch.uint8), UNREADABLE
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(*self.purpose, index))  # not those of GPUs, too
@@ -99,12 +94,12 @@ class ImageFolders:
         self,
         root: Path,
         processes: Processes,
-        image_size: int = 224,
-        resize: int = 256,
+        image_size: int,
+        resize: int,
+        workers: int,
+        cache_gb: float,
         val_images: int | None = None,
         data_limit: int = 0,
-        workers: int = 4,
-        cache_gb: float = 16.0,
         seed: int = 0,
         split_work: bool = True,
     ):
@@ -225,15 +220,14 @@ class ImageFolders:
         size = len(photographs) * 3 * self.side**2
         memory, reason = None, f"do not fit into what --cache_gb {self._cache_gb:g} leaves"
         if size <= self._room:
-            memory, reason = self._shared_memory(size + 8 * len(photographs))
+            memory, reason = shared_memory(size + 8 * len(photographs), self.processes)
         if memory is not None:
             self._memory[name] = self._decode_into(memory, photographs)
             self._room -= size
             return
         self._unkept.add(name)
         if self.processes.is_main and self._cache_gb:  # who gives 0 knows
-            line = f"{name}: {size / 1e9:.1f} GB of decoded images {reason}, so that every pass decodes them again"
-            print(one_line(line), file=sys.stderr, flush=True)
+            warn(f"{name}: {size / 1e9:.1f} GB of decoded images {reason}, so that every pass decodes them again")
 
     def _decode(
         self, photographs: Photographs, batches: Sequence[Sequence[int]], for_device: bool = True
@@ -273,7 +267,7 @@ class ImageFolders:
         if left_out and not left_in and self.part.world_size == 1:
             raise self._nothing_readable()
         if left_out:
-            print(f"{left_out} images left out of this pass", file=sys.stderr, flush=True)
+            warn(f"{left_out} images left out of this pass")
 
     def _nothing_readable(self) -> UserError:
         return UserError(f"{self.root}: none of the images that are needed can be read: replace those above")
@@ -296,78 +290,10 @@ class ImageFolders:
             raise Preempted
         return images, labels
 
-    def _shared_memory(self, size: int) -> tuple[Tensor | None, str]:
-        """`size` bytes that the processes of this host share; None, and why, where any host has no room for them.
-
-        The file behind them is unlinked as soon as all have it, while it takes no room yet: a kill leaves nothing.
-        """
-        # The first process of each machine chooses for it: free space changes from one look to the next.
-        folders = self.processes.gather_objects(str(_memory_folder(size)))
-        name = self.processes.broadcast_object(f"lottery_pools_{secrets.token_hex(8)}")
-        path = Path(folders[self.processes.rank - self.processes.local_rank], name)
-        owner = self.processes.local_rank == 0
-        file, failure = _create(path, size) if owner else (None, "")
-        with file or contextlib.nullcontext():
-            try:
-                # Nobody maps the file before all know that every host has one.
-                if failure := self._failure(failure):
-                    return None, failure
-                memory = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
-                self.processes.barrier()
-            finally:
-                if owner:
-                    path.unlink(missing_ok=True)
-            failure = self._failure(_allocate(file, size) if owner else "")
-        return (None, failure) if failure else (memory, "")
-
-    def _failure(self, own: str) -> str:
-        """The first process's failure of all, of which `own` is this one's; an empty text where there is none."""
-        return next(filter(None, self.processes.gather_objects(own)), "")
-
 
 def _cut(indices: range, size: int) -> list[range]:
     """Batches of `size` indices, in order; the last one may be smaller."""
     return [indices[first : first + size] for first in range(0, len(indices), size)]
-
-
-def _memory_folder(size: int) -> Path:
-    """Where a file of `size` bytes lies in memory: shared memory if it has the room, else among temporary files."""
-    memory = Path("/dev/shm")
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 1.1 * size
-    return memory if roomy else Path(tempfile.gettempdir())
-
-
-def _create(path: Path, size: int) -> tuple[BinaryIO | None, str]:
-    """A new file, open and sparse, of `size` bytes; None, and why, where that fails or memory is too short for them.
-
-    A file system in memory knows its own limit alone: who fills more memory than there is gets killed.
-    """
-    free = free_memory()
-    if 1.1 * size > free:
-        return None, f"do not fit into {free / 1e9:.1f} GB of free memory"
-    try:
-        file = path.open("xb")
-        file.truncate(size)
-    except OSError as error:
-        return None, _not_kept(error, path)
-    return file, ""
-
-
-def _allocate(file: BinaryIO, size: int) -> str:
-    """Give a sparse file of `size` bytes all its room; returns why that fails, or an empty text.
-
-    Into a sparse file one can write until its file system is full; then the process is killed without a word.
-    """
-    try:
-        if hasattr(os, "posix_fallocate"):  # not on macOS
-            os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        return _not_kept(error, Path(file.name))
-    return ""
-
-
-def _not_kept(error: OSError, path: Path) -> str:
-    return f"cannot be kept in {path.parent} ({error.strerror or error})"
 
 
 def _read_folders(root: Path, val_images: int | None, data_limit: int) -> tuple[dict[str, list[Sample]], list[str]]:

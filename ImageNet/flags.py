@@ -1,13 +1,12 @@
 """The flags that say which images a script of this folder works on, and the defaults of the paper's ImageNet runs."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from ImageNet.dataset import ImageFolders
 from utils.cli import add_list_flag
 from utils.distributed import Processes
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.launch_env import cores_each
 from utils.parser import Parser, count, nonnegative, positive
 
@@ -56,7 +55,7 @@ def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: 
     val_images = args.val_images
     if val_images is not None and (args.data / "test").is_dir():
         if processes.is_main:
-            print("warning: --val_images has no use where there is a test folder", file=sys.stderr, flush=True)
+            warn("warning: --val_images has no use where there is a test folder")
         val_images = None
     workers = min(cores_each(processes.local_world_size), MOST_WORKERS) if args.workers is None else args.workers
     return ImageFolders(
@@ -64,10 +63,10 @@ def data_from_flags(args: argparse.Namespace, processes: Processes, split_work: 
         processes,
         image_size=args.image_size,
         resize=resize,
-        val_images=val_images,
-        data_limit=args.data_limit,
         workers=workers,
         cache_gb=args.cache_gb,
+        val_images=val_images,
+        data_limit=args.data_limit,
         seed=args.seed,
         split_work=split_work,
     )

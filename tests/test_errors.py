@@ -1,6 +1,6 @@
 import pytest
 
-from utils.errors import LONGEST_LINE, one_line
+from utils.errors import LONGEST_LINE, one_line, warn
 
 
 def test_a_line_of_words_stays_as_it_is():
@@ -26,3 +26,8 @@ def test_of_a_long_line_the_middle_is_left_out(middle):
 
 def test_an_error_without_words_is_told_by_its_type():
     assert one_line(MemoryError()) == "MemoryError"
+
+
+def test_a_remark_is_one_line_on_standard_error(capfd):
+    warn("ticket\x1b[2J\n.pt is odd")
+    assert capfd.readouterr() == ("", "ticket\\x1b[2J .pt is odd\n")

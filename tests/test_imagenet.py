@@ -29,12 +29,13 @@ from torchvision.transforms.functional import pil_to_tensor
 import models
 from ImageNet import Lottery_pools, evaluate, main_imp
 from ImageNet.corruptions import CorruptedFolders
-from ImageNet.dataset import UNREADABLE, ImageFolders, Photographs, _allocate, _create
+from ImageNet.dataset import UNREADABLE, ImageFolders, Photographs
 from ImageNet.flags import data_from_flags
 from utils import tickets
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError
 from utils.evaluation import Evaluator
+from utils.shared_memory import _allocate, _create
 
 
 def rank(number: int, world_size: int) -> Processes:
@@ -131,7 +132,7 @@ def kept_here(monkeypatch, tmp_path) -> Path:
     """The folder of kept images."""
     folder = tmp_path / "memory"
     folder.mkdir()
-    monkeypatch.setattr("ImageNet.dataset._memory_folder", lambda size: folder)
+    monkeypatch.setattr("utils.shared_memory._memory_folder", lambda size: folder)
     return folder
 
 
@@ -155,9 +156,8 @@ def test_memory_that_is_not_there_is_missed_before_it_is_written_to(small_disk):
 
 
 def test_more_images_than_the_memory_takes_are_not_kept(photographs, kept_here, monkeypatch, capfd):
-    monkeypatch.setattr(
-        "ImageNet.dataset.free_memory", lambda: 63 * 3 * 32**2
-    )  # val are 21, train 60, and a tenth must be left
+    # Val are 21, train 60, and a tenth must be left.
+    monkeypatch.setattr("utils.shared_memory.free_memory", lambda: 63 * 3 * 32**2)
     data = images_of(photographs, cache_gb=1)
     assert count_validation(data) == 21 and [*data._memory] == ["val"]
     list(data.bn_batches(16))
@@ -608,7 +608,7 @@ def test_openlths_tickets_have_openlths_accuracy_to_the_image(openlth_tickets, t
     file = tickets.find_tickets(openlth_tickets)[level]
     logged = [line.split(",") for line in (file.path.parent / "logger").read_text().split()]
     theirs = [float(value) for name, _, value in logged if name == "test_accuracy"][-1]
-    data = ImageFolders(tiny_imagenet, SINGLE, workers=0)
+    data = ImageFolders(tiny_imagenet, SINGLE, image_size=224, resize=256, workers=0, cache_gb=1)
     net = models.build("imagenet_resnet_18_8", 20, data.mean, data.std)
     evaluator = Evaluator("imagenet_resnet_18_8", [net], data, 250)
     ours = evaluator.validate(evaluator.read_ticket(file).state)

@@ -117,7 +117,7 @@ def test_an_epoch_is_saved_when_the_signal_comes_while_its_scored_images_are_dec
 
 
 def test_decoding_ends_at_the_next_batch(photographs, monkeypatch):
-    data, read = ImageFolders(photographs, SINGLE, 32, 36, workers=0), []
+    data, read = ImageFolders(photographs, SINGLE, image_size=32, resize=36, workers=0, cache_gb=1), []
     data.samples["val"] *= 10
     monkeypatch.setattr(
         "ImageNet.dataset._read_photograph", lambda path: read.append(path) or Image.new("RGB", (40, 44))

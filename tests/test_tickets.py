@@ -18,6 +18,8 @@ from utils.tickets import (
     plain_state,
     published_state,
     read_ticket,
+    settings_path,
+    ticket_of_file,
 )
 
 
@@ -325,6 +327,16 @@ def test_openlth_ticket_that_was_not_masked_is_masked(tmp_path):
     write_openlth(tmp_path, 2)
     (file,) = find_tickets(tmp_path)
     assert not read_ticket(file).state["0.weight"].view(-1)[:20].any()
+
+
+def test_openlth_ticket_that_is_a_link_into_a_store_belongs_to_its_run(tmp_path):
+    write_openlth(tmp_path / "run", 3)
+    (file,) = find_tickets(tmp_path / "run")
+    (tmp_path / "store").mkdir()
+    file.path.rename(tmp_path / "store" / "abc.pth")
+    file.path.symlink_to(tmp_path / "store" / "abc.pth")
+    assert ticket_of_file(file.path) == file
+    assert settings_path(file) == tmp_path / "run" / "settings.json"
 
 
 def test_openlth_ticket_without_its_mask_is_refused(tmp_path):

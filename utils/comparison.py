@@ -39,9 +39,9 @@ def notes_on(results: Sequence[Results]) -> list[str]:
     shared, every = _shared_starts(results), set().union(*map(_starts, results))
     if shared == every:
         return []
-    gain = f"mean gain: over the {len(shared)} of {len(every)} starts that all methods share"
+    note = f"mean gain: over the {len(shared)} of {len(every)} starts that all methods share"
     return [
-        gain if shared else "no mean gain: there is no start that all methods share",
+        note if shared else "no mean gain: there is no start that all methods share",
         "rows and pictures: each method over the starts that it has, which are not the same for all",
     ]
 

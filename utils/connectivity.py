@@ -10,6 +10,7 @@ from utils.claims import save_results
 from utils.errors import UserError
 from utils.evaluation import Score
 from utils.interpolation import interpolate
+from utils.pool_tables import in_order
 from utils.pruning import State
 from utils.schemas import is_line
 from utils.studies import Study
@@ -68,24 +69,15 @@ class ConnectivityRun:
         if not wanted:
             raise UserError(f"--levels {levels[0]}: --pairs all draws lines among the levels named; name two or more")
         with self.study.claimed(tickets.CONNECTIVITY_JSON, paths=is_line) as found:
-            return self._run(coefficients, wanted, self._finished(found))
-
-    def _run(
-        self,
-        coefficients: Sequence[float],
-        wanted: dict[tuple[int, int], Pair],
-        done: dict[tuple[int, int], dict[str, Any]],
-    ) -> list[dict[str, Any]]:
-        self.study.check_tickets(file for key in wanted.keys() - done.keys() for file in wanted[key])
-        for key, pair in wanted.items():
-            if key not in done:
-                done[key] = self._walk_pair(*pair, coefficients)
-            self.study.say(f"levels {key[0]} and {key[1]}: barrier {done[key]['barrier']:.4f}")
-            self._save([done[key] for key in sorted(done)])
-        entries = [done[key] for key in sorted(done)]
-        if self.study.processes.is_main:
-            self._draw(entries)
-        return entries
+            done = self._finished(found)
+            self.study.check_tickets(file for key in wanted.keys() - done.keys() for file in wanted[key])
+            for key, pair in wanted.items():
+                if key not in done:
+                    done[key] = self._walk_pair(*pair, coefficients)
+                self.study.say(f"levels {key[0]} and {key[1]}: barrier {done[key]['barrier']:.4f}")
+                self._save(in_order(done))
+            self._draw(in_order(done))
+        return in_order(done)
 
     def _wanted(self, levels: Sequence[int]) -> list[Pair]:
         """With neighbours, a level stands for the line to the next one, the last one for the line that comes to it.
@@ -129,6 +121,8 @@ class ConnectivityRun:
 
     def _draw(self, entries: list[dict[str, Any]]) -> None:
         """The lines of neighbours as curves; with all pairs, their barriers as a matrix too."""
+        if not self.study.processes.is_main:
+            return
         neighbours = [_levels(pair) for pair in pairwise(self.study.files)]
         if lines := [entry for entry in entries if tuple(entry["levels"]) in neighbours]:
             report.plot_connectivity(lines, self.study.folder / tickets.CONNECTIVITY_PLOT)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils import tickets
 from utils.evaluation import total_score
-from utils.pool_tables import draw, save_table
+from utils.pool_tables import draw, in_order, save_table
 from utils.predictions import ProbabilityCache, mean_probabilities
 from utils.schemas import is_ensemble
 from utils.studies import Study
@@ -32,23 +32,20 @@ class EnsembleRun:
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Score the ensemble of each of `levels` that has none yet; returns all entries that are there, by level."""
-        with self.study.claimed(tickets.POOLS_JSON, pools=is_ensemble) as found:
-            entries = self._run(levels, self._finished(found))
-            if self.study.processes.is_main:
-                draw(entries, self.study.folder)
-        return entries
-
-    def _run(self, levels: Sequence[int], done: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
         study, starts = self.study, [file for file in self.study.files if file.level in levels]
-        study.check_tickets(study.with_candidates(file for file in starts if file.level not in done))
-        for file in starts:
-            if file.level in done:
-                study.say(f"level {file.level}: has its ensemble already")
-            else:
-                done[file.level] = self._entry(file)
+        with study.claimed(tickets.POOLS_JSON, pools=is_ensemble) as found:
+            done = self._finished(found)
+            study.check_tickets(study.with_candidates(file for file in starts if file.level not in done))
+            for file in starts:
+                if file.level in done:
+                    study.say(f"level {file.level}: has its ensemble already")
+                else:
+                    done[file.level] = self._entry(file)
+                if study.processes.is_main:
+                    save_table(in_order(done), study.description, study.digests, study.folder)
             if study.processes.is_main:
-                save_table([done[level] for level in sorted(done)], study.description, study.digests, study.folder)
-        return [done[level] for level in sorted(done)]
+                draw(in_order(done), study.folder)
+        return in_order(done)
 
     def _finished(self, found: dict[str, Any]) -> dict[int, dict[str, Any]]:
         """By level, the entries of `found`, which an earlier run made, whose tickets are the same now."""

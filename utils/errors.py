@@ -1,4 +1,6 @@
-"""The one exception that a user sees as a single line, and what makes it one."""
+"""The one exception that a user sees as a single line, what makes it one, and remarks on standard error."""
+
+import sys
 
 LONGEST_LINE = 600  # characters
 
@@ -15,6 +17,11 @@ def one_line(text: object) -> str:
     """
     line = _shortened(" ".join(str(text).split()) or type(text).__name__)
     return _shortened("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line))
+
+
+def warn(text: object) -> None:
+    """Say `text` on standard error, on one line and at once."""
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 def _shortened(line: str) -> str:

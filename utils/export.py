@@ -68,19 +68,13 @@ def write_sparse(state: Mapping[str, torch.Tensor], path: Path) -> None:
             dense = value.detach().cpu().contiguous().numpy()
         except TypeError as error:
             raise UserError(f"{path}: {name} is {value.dtype}, which NumPy does not know: write .pt") from error
-        kept = _is_set(dense)
+        kept = (dense != 0) | np.signbit(dense)  # -0.0 too
         values, bits = dense[kept], np.packbits(kept)
         if values.nbytes + bits.nbytes < dense.nbytes:
             arrays |= {f"values/{name}": values, f"bits/{name}": bits, f"shape/{name}": np.array(dense.shape, np.int64)}
         else:
             arrays[f"dense/{name}"] = dense
     checkpoint.write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-
-
-def _is_set(array: np.ndarray) -> np.ndarray:
-    """Whether any bit of each element is set."""
-    bytes_of_each = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(array.size, array.itemsize)
-    return bytes_of_each.any(axis=1).reshape(array.shape)
 
 
 def read_sparse(path: Path) -> State:

@@ -6,14 +6,13 @@ import fcntl
 import os
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from utils.distributed import Processes
-from utils.errors import UserError
+from utils.errors import UserError, warn
 
 LOCK = ".lock"
 # What systems say, differently, of a lock that another process holds.
@@ -52,7 +51,7 @@ def hold_lock(path: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except HELD:
-            print(f"waiting for another process, which holds {path}", file=sys.stderr)
+            warn(f"waiting for another process, which holds {path}")
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in CANNOT_LOCK:
@@ -93,7 +92,7 @@ def _lock(file: IO[str], path: Path) -> None:
     except OSError as error:
         if error.errno not in CANNOT_LOCK:
             raise
-        print(f"{path.parent} cannot be locked ({error.strerror}): start no second run in it", file=sys.stderr)
+        warn(f"{path.parent} cannot be locked ({error.strerror}): start no second run in it")
 
 
 def _is_still(path: Path, file: IO[str]) -> bool:

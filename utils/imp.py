@@ -43,6 +43,7 @@ from utils.training import EpochSums, Schedule, make_optimizer, restore_momentum
 
 Note = Callable[[Path, int, Mapping[str, float]], None]
 PRUNE_TYPES = ("lt", "rewind_lt", "pt")
+PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH = "rewind_lt", 9  # the default folder of a run is called by them
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from utils.imp import PRUNE_TYPES
+from utils.imp import PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH, PRUNE_TYPES
 from utils.parser import Parser, count, epochs_list, nonnegative, positive, share
 
 
@@ -47,11 +47,15 @@ def _add_pruning_flags(parser: Parser) -> None:
     group.add_argument(
         "--prune_type",
         choices=PRUNE_TYPES,
-        default="rewind_lt",
+        default=PAPER_PRUNE_TYPE,
         help="where weights go back to: initialisation (lt), --rewind_epoch (rewind_lt), best dense weights (pt)",
     )
     group.add_argument(
-        "--rewind_epoch", type=count, default=9, metavar="N", help="epoch of level 0 that rewind_lt goes back to"
+        "--rewind_epoch",
+        type=count,
+        default=PAPER_REWIND_EPOCH,
+        metavar="N",
+        help="epoch of level 0 that rewind_lt goes back to",
     )
     group.add_argument("--random_prune", action="store_true", help="prune a random share, not the smallest weights")
 

@@ -71,7 +71,10 @@ def imp_settings(args: argparse.Namespace) -> ImpSettings:
 def _claimed(
     files: RunFiles, description: dict[str, Any], processes: Processes, renews: bool
 ) -> AbstractContextManager[dict[str, Any]]:
-    """Note the settings of this run in its folder if it `renews` them, or refuse to go on with, or over, another's."""
+    """Lock the run's folder and note its settings there if it `renews` them.
+
+    UserError where the folder holds another run, or tickets of nobody knows which.
+    """
     path, started = files.folder / tickets.SETTINGS, _is_started(files)
     if not started and not path.exists() and tickets.holds_tickets(files.folder):
         raise UserError(f"{files.folder} holds tickets that are not this run's: name another folder with --save_dir")

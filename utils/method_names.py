@@ -66,15 +66,7 @@ DEPARTURES = {
     "learned_per": (LEARNED,),
     "denser_num": _all_but(CONNECTIVITY, RECALIBRATED),
 }
-LABELS = {
-    SWA: "SWA",
-    "uniform_soup": "uniform soup",
-    "greedy_soup": "greedy soup",
-    "average_or_soup": "average or soup",
-    LEARNED: "learned",
-    RECALIBRATED: "recalibrated",
-    ENSEMBLE: "ensemble",
-}
+LABELS = {**{name: name.replace("_", " ") for name in _all_but(SEARCH, EMA, CONNECTIVITY)}, SWA: "SWA"}
 
 
 def method_name(text: str) -> str:

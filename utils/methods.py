@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from utils.coefficients import SEARCHES
 from utils.connectivity import ConnectivityRun, barrier_table
 from utils.distributed import SINGLE, Processes
 from utils.ensembles import EnsembleRun
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.evaluation import Evaluator, precision_name
 from utils.images import Images
 from utils.learned import GROUPS, learned
@@ -112,7 +111,7 @@ def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
     if getattr(args, "parallel", "data") == "starts" and splits_images(args):
         useless.append("parallel starts")
     for name in useless if speaks else ():
-        print(f"warning: {args.interpolate_method} has no use for --{name}", file=sys.stderr, flush=True)
+        warn(f"warning: {args.interpolate_method} has no use for --{name}")
     return plain
 
 

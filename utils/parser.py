@@ -7,9 +7,9 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from utils import preemption
 from utils.errors import UserError, one_line
@@ -36,18 +36,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class Preset(argparse.Action):
-    """A flag that stands for several others: for `settings`, or for what `choices` maps its value to.
+    """A flag that stands for several others: for those of `const`, or for what `choices` maps its value to.
 
     What is given after it on the command line wins.
     """
 
-    def __init__(self, *args, settings: Mapping[str, Any] | None = None, **kwargs):
-        nargs = None if settings is None else 0
-        super().__init__(*args, nargs=nargs, default=argparse.SUPPRESS, **kwargs)
-        self.settings = settings
-
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        vars(namespace).update(self.choices[values] if self.settings is None else self.settings)
+        vars(namespace).update(self.choices[values] if self.choices else self.const)
 
 
 class PrintText(argparse.Action):

@@ -8,7 +8,7 @@ from typing import Any
 from utils.coefficients import SEARCHES
 from utils.connectivity import PAIRS
 from utils.evaluation import SELECTIONS
-from utils.imp import PRUNE_TYPES
+from utils.imp import PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH, PRUNE_TYPES
 from utils.learned import GROUPS
 from utils.method_names import LATER_FLAGS, METHODS, SEARCH, method_name
 from utils.parser import Parser, Preset, count, nonnegative, positive, share
@@ -87,7 +87,9 @@ def _add_cost_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fast",
         action=Preset,
-        settings=FAST,
+        nargs=0,
+        const=FAST,
+        default=argparse.SUPPRESS,
         help=f"the same as {_as_flags(FAST)}: see README for what it changes; flags after it win",
     )
 
@@ -118,6 +120,7 @@ def _add_recipe_flags(parser: Parser) -> None:
         "--recipe",
         action=Preset,
         choices=RECIPES,
+        default=argparse.SUPPRESS,
         help=f"best: the same as {_as_flags(RECIPES['best'])}; see README for what it gains; flags after it win",
     )
     group.add_argument(
@@ -171,8 +174,9 @@ def _add_pool_folders(parser: Parser, tickets_flags: tuple[str, ...], pools_flag
         metavar="DIR",
         help="folder of the tickets; default: checkpoints/… by the flags",
     )
-    group.add_argument("--prune_type", choices=PRUNE_TYPES, default="rewind_lt", help="of the tickets' run")
-    group.add_argument("--rewind_epoch", type=count, default=9, metavar="N", help="of the tickets' run")
+    its_run = "of the tickets' run"
+    group.add_argument("--prune_type", choices=PRUNE_TYPES, default=PAPER_PRUNE_TYPE, help=its_run)
+    group.add_argument("--rewind_epoch", type=count, default=PAPER_REWIND_EPOCH, metavar="N", help=its_run)
     group.add_argument(
         pools_flag,
         dest="save_dir",

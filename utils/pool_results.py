@@ -88,14 +88,11 @@ def refuse_mixture(found: Iterable[tuple[str, Path, Mapping[str, Any]]]) -> None
 
 def _numbered(found: Sequence[Results]) -> list[Results]:
     """The same with the numbers of their runs: results belong together unless a ticket of one level differs."""
-    runs: list[list[Results]] = []
+    numbered: list[Results] = []
     for results in found:
-        run = next((run for run in runs if all(_same_tickets(results, other) for other in run)), None)
-        if run is None:
-            runs.append(run := [])
-        run.append(results)
-    numbers = {results.path: number for number, run in enumerate(runs) for results in run}
-    return [replace(results, run=numbers[results.path]) for results in found]
+        others = {other.run for other in numbered if not _same_tickets(results, other)}
+        numbered.append(replace(results, run=min({*range(len(numbered) + 1)} - others)))
+    return numbered
 
 
 def _same_tickets(first: Results, second: Results) -> bool:

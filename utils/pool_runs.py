@@ -9,6 +9,7 @@ from utils import tickets
 from utils.evaluation import SELECTIONS
 from utils.plain_data import is_plain
 from utils.pool_files import PoolFiles
+from utils.pool_tables import in_order
 from utils.pools import Member, Pool, PoolFunction, SearchRule, Step, Tools, offer_mean, search, ticket_alone
 from utils.progress import progress_bar
 from utils.pruning import State
@@ -51,29 +52,26 @@ class PoolRun:
 
     def run(self, levels: Sequence[int]) -> list[dict[str, Any]]:
         """Search from each of `levels` that has no pool yet; returns the entries of `pools.json` by level."""
-        with self.study.claimed(tickets.POOLS_JSON, pools=is_plain):
-            self._run(levels)
-            self.files.draw(self.entries)
-        return [self.entries[level] for level in sorted(self.entries)]
-
-    def _run(self, levels: Sequence[int]) -> None:
-        self.entries = self.processes.from_main(lambda: self.files.read_entries(levels))
         starts = [file for file in self.study.files if file.level in levels]
-        if missing := [file for file in starts if file.level not in self.entries]:
-            self.files.check_space(len(missing))
-            self.study.check_tickets(self.study.with_candidates(missing))
-        meet = self.processes.meeting()
-        for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world_size]:
-            if file.level in self.entries:
-                self.say(f"level {file.level}: has its pool already")
-                self.files.remove_unfinished(file)  # a kill may have come between the pool and this
-            else:
-                self._pool_ticket(file)
+        with self.study.claimed(tickets.POOLS_JSON, pools=is_plain):
+            self.entries = self.processes.from_main(lambda: self.files.read_entries(levels))
+            if missing := [file for file in starts if file.level not in self.entries]:
+                self.files.check_space(len(missing))
+                self.study.check_tickets(self.study.with_candidates(missing))
+            meet = self.processes.meeting()
+            for file in starts if self.in_step else starts[self.processes.rank :: self.processes.world_size]:
+                if file.level in self.entries:
+                    self.say(f"level {file.level}: has its pool already")
+                    self.files.remove_unfinished(file)  # a kill may have come between the pool and this
+                else:
+                    self._pool_ticket(file)
+                self.files.save_table(self.entries)
+            meet()
+            for found in self.processes.gather_objects(self.entries):
+                self.entries.update(found)
             self.files.save_table(self.entries)
-        meet()
-        for found in self.processes.gather_objects(self.entries):
-            self.entries.update(found)
-        self.files.save_table(self.entries)
+            self.files.draw(self.entries)
+        return in_order(self.entries)
 
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""
@@ -98,14 +96,13 @@ class PoolRun:
 
     def _members(self, start: TicketFile) -> list[Member]:
         """The ticket and its candidates, nearest first."""
-        return [
-            Member(
-                file.level,
-                lambda file=file: self.study.read_ticket(file).state,
-                lambda file=file: self.select(self.study.score(file)),
+
+        def member(file: TicketFile) -> Member:
+            return Member(
+                file.level, lambda: self.study.read_ticket(file).state, lambda: self.select(self.study.score(file))
             )
-            for file in (start, *self.study.candidates(start))
-        ]
+
+        return [member(file) for file in (start, *self.study.candidates(start))]
 
     def _tools(self, ticket: Ticket) -> Tools:
         """What a method other than the search works with. It saves no unfinished pool: interrupted, it begins anew."""

@@ -58,6 +58,11 @@ def format_results(entries: Sequence[Entry]) -> str:
     )
 
 
+def in_order(entries: Mapping[Any, Entry]) -> list[Entry]:
+    """The values of `entries`, by their keys: of starts the level, of lines the levels at both ends."""
+    return [entries[key] for key in sorted(entries)]
+
+
 def gain(entry: Mapping[str, Any]) -> float:
     """Points of test accuracy that the pool of an entry has over its ticket."""
     return entry["pool_test_accuracy"] - entry["ticket_test_accuracy"]

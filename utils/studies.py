@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 from utils import tickets
 from utils.claims import claimed_folder
 from utils.distributed import SINGLE, Processes
+from utils.errors import warn
 from utils.evaluation import Evaluator, Score
 from utils.plain_data import Schema
 from utils.pools import neighbours
@@ -47,7 +47,7 @@ class Study:
             ticket = self.read_ticket(file)
             self.say(f"  level {file.level:2d}  {100 * ticket.density:6.2f}% of weights  {file.path}")
             if self.processes.is_main and ticket.lost_its_mask:
-                print(_maskless(ticket), file=sys.stderr, flush=True)
+                warn(_maskless(ticket))
         missing = sorted(set(range(self.files[-1].level)) - {file.level for file in self.files})
         if missing:
             self.say(f"  without level {' '.join(map(str, missing))}, for which there is no ticket")
@@ -81,7 +81,7 @@ class Study:
             if ticket.recorded_accuracy is not None:
                 accuracy = self.score(file).accuracy
                 if abs(accuracy - ticket.recorded_accuracy) > self.ticket_tolerance and self.processes.is_main:
-                    print(_doubt(ticket, accuracy), file=sys.stderr, flush=True)
+                    warn(_doubt(ticket, accuracy))
 
     def candidates(self, start: TicketFile) -> list[TicketFile]:
         """The nearest other tickets, nearest first."""
@@ -101,7 +101,7 @@ class Study:
         path, started = self.folder / name, tickets.holds_search(self.folder)
         with claimed_folder(path, self.description, self.processes, started, renews=False, **items) as found:
             changes = changed_versions(found.get("versions"), self.description["versions"])
-            if changes and any(found[name] for name in items):
+            if changes and any(found[part] for part in items):
                 self.say(f"what is there already was made with {changes}")
             yield found
 

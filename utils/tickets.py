@@ -8,7 +8,6 @@ where the mask is False. No other module spells a file name or renames a key.
 import contextlib
 import hashlib
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from utils import checkpoint, schemas
-from utils.errors import UserError, one_line
+from utils.errors import UserError, warn
 from utils.plain_data import is_percent, is_whole, misfit
 from utils.pruning import Mask, State, apply_mask, count_kept, count_prunable, dense_mask
 
@@ -42,6 +41,8 @@ CORRUPTED_LABELS = "labels.npy"
 CORRUPTED_SETTINGS = "corrupted.json"  # not SETTINGS, which a run of IMP in the same folder goes by
 MAX_LEVEL = 10_000  # of tickets in a folder: programs count up to it
 STRAY_ZEROS = 0.01  # a dense network may have as many; of a sparse one, far more weights are zero
+
+# Names of files and folders
 
 
 def pools_folder(tickets_folder: Path, method: str) -> Path:
@@ -87,6 +88,9 @@ def holds_search(folder: Path) -> bool:
 def run_folder(prune_type: str, dataset: str, arch: str, rewind_epoch: int, seed: int) -> Path:
     """The default place of a run's tickets."""
     return Path("checkpoints", prune_type, dataset, arch, f"rewind_epoch_{rewind_epoch}", f"seed{seed}")
+
+
+# Tickets in memory
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,9 @@ class Ticket:
         return self.is_dense and self.zero_share > STRAY_ZEROS
 
 
+# Finding them on disk
+
+
 def find_tickets(folder: Path) -> list[TicketFile]:
     """The tickets in `folder`, by level. UserError when there is none, or when it is not clear which are meant.
 
@@ -177,7 +184,7 @@ def ticket_of_file(path: Path) -> TicketFile | None:
     """The ticket that `path` is by its name and place, in either layout; None if it is called otherwise."""
     if number := re.match(r"(\d+).*model_SA_best", path.name):
         return TicketFile(int(number[1]), path)
-    level = _level_of(path.resolve().parent.parent)
+    level = _level_of(path.parent.resolve().parent)  # the file itself may be a link into a store
     if level is not None and re.fullmatch(MODEL, path.name):
         return TicketFile(level, path, path.parent / MASK)
     return None
@@ -190,9 +197,8 @@ def settings_path(file: TicketFile) -> Path:
 
 def _run_of(file: TicketFile) -> "RunFiles":
     """The files of the run that a ticket is of."""
-    if file.mask_path is None:
-        return RunFiles(file.path.parent)
-    return OpenlthRunFiles(file.path.resolve().parents[2])
+    layout = RunFiles if file.mask_path is None else OpenlthRunFiles
+    return layout(layout.folder_of(file.path))
 
 
 def _without_half_trained(files: list[TicketFile]) -> list[TicketFile]:
@@ -204,7 +210,7 @@ def _without_half_trained(files: list[TicketFile]) -> list[TicketFile]:
     what = f"{last.path}: its level was stopped after {done} of {whole} epochs"
     if not before:
         raise UserError(f"{what}, and there is no other ticket: let main_imp.py end it")
-    print(one_line(f"left out: {what}"), file=sys.stderr, flush=True)
+    warn(f"left out: {what}")
     return before
 
 
@@ -253,7 +259,7 @@ def _trained_levels(run: Path) -> list[TicketFile]:
         names = ", ".join(str(file.path.parent.parent) for file in sorted(untrained, key=lambda file: file.level))
         if len(untrained) == len(files):
             raise UserError(f"{names}: only the network that training started from is there: let OpenLTH end its run")
-        print(one_line(f"left out, not trained yet: {names}"), file=sys.stderr, flush=True)
+        warn(f"left out, not trained yet: {names}")
     return [file for file in files if file not in untrained]
 
 
@@ -285,6 +291,9 @@ def _nothing_found(folder: Path) -> str:
     return f"{message}; there are some in {', '.join(map(str, sorted(below)))}" if below else message
 
 
+# Reading and writing their keys
+
+
 def read_ticket(file: TicketFile) -> Ticket:
     """Read a ticket of either layout and check that it holds what a ticket must. UserError names what is wrong."""
     content = checkpoint.load(file.path)
@@ -301,12 +310,8 @@ def read_ticket(file: TicketFile) -> Ticket:
         raise UserError(f"{file.path} holds no convolution: it is no ticket")
     if not count_kept(mask):
         raise UserError(f"{file.path} has no weight left under its mask: it is no network")
-    return Ticket(file.level, file.path, state, mask, _recorded_accuracy(content))
-
-
-def _recorded_accuracy(content: dict[str, Any]) -> float | None:
     accuracy = content.get("best_sa")
-    return accuracy if is_percent(accuracy) else None
+    return Ticket(file.level, file.path, state, mask, accuracy if is_percent(accuracy) else None)
 
 
 def _refuse_infinite(state: State, path: Path) -> None:
@@ -414,6 +419,9 @@ def _kind(value: Tensor) -> tuple[bool, bool]:
     return value.is_floating_point(), value.dtype == torch.bool
 
 
+# The files of a run of IMP
+
+
 @dataclass
 class Snapshot:
     """What an epoch of IMP leaves behind: what its ticket holds, and all that the next epoch needs."""
@@ -454,9 +462,9 @@ class RunFiles:
         return type(self)(self.folder / f"replica_{number}", self.slim)
 
     @staticmethod
-    def folder_of(checkpoint: Path) -> Path:
-        """The folder of the run that has this `checkpoint`."""
-        return checkpoint.parent
+    def folder_of(path: Path) -> Path:
+        """The folder of the run that has this ticket or checkpoint."""
+        return path.parent
 
     def parts(self) -> list["RunFiles"]:
         """These files and those of the replicas that are there."""
@@ -578,8 +586,8 @@ class OpenlthRunFiles(RunFiles):
     prunable = (nn.Conv2d, nn.Linear)
 
     @staticmethod
-    def folder_of(checkpoint: Path) -> Path:
-        return checkpoint.parent.resolve().parent.parent
+    def folder_of(path: Path) -> Path:
+        return path.parent.resolve().parent.parent
 
     def ticket(self, level: int) -> TicketFile:
         """UserError where it is gone, since its name tells an epoch that nobody else knows."""

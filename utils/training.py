@@ -112,7 +112,7 @@ def train_epoch(
     forward = net if forward is None else forward
     net.train()
     device = next(net.parameters()).device
-    pruned = _pruned_weights(net, mask)
+    weights, masks = _pruned_weights(net, mask)
     sums = sums or EpochSums()
     for (inputs, labels), rate in zip(batches, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
@@ -122,8 +122,9 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        _zero_pruned(pruned)
         with torch.no_grad():
+            if weights:
+                torch._foreach_mul_(weights, masks)
             sums.batches += 1
             sums.images += len(labels)
             sums.correct += (outputs.argmax(1) == labels).sum()
@@ -136,10 +137,3 @@ def _pruned_weights(net: nn.Module, mask: Mask | None) -> tuple[list[Tensor], li
     parameters, mask = dict(net.named_parameters()), mask or {}
     weights = [parameters[name] for name in mask]
     return weights, [torch.empty_like(parameters[name]).copy_(part) for name, part in mask.items()]
-
-
-@torch.no_grad()
-def _zero_pruned(pruned: tuple[list[Tensor], list[Tensor]]) -> None:
-    weights, masks = pruned
-    if weights:
-        torch._foreach_mul_(weights, masks)
