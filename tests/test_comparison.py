@@ -80,6 +80,15 @@ def test_seeds_become_mean_and_deviation(seeds, tmp_path, capsys):
     assert lines[5] == ["runs", "3", "2"]
 
 
+def test_a_pools_json_may_have_any_name_and_place(seeds, tmp_path, capsys):
+    evaluate.main([*map(str, seeds), "--save_dir", str(tmp_path / "folders")])
+    copies = [(folder / "pools.json").rename(tmp_path / f"{number}.json") for number, folder in enumerate(seeds)]
+    table = capsys.readouterr().out.splitlines()[:-1]
+    evaluate.main([*map(str, copies), "--save_dir", str(tmp_path / "files")])
+    assert capsys.readouterr().out.splitlines()[:-1] == table
+    assert (tmp_path / "files" / "comparison.csv").read_text() == (tmp_path / "folders" / "comparison.csv").read_text()
+
+
 def test_mean_gain_deviates_over_runs_and_not_over_levels(seeds, tmp_path, capsys):
     evaluate.main([*map(str, seeds[:3]), "--save_dir", str(tmp_path / "out")])
     gains = [mean(pair) for pair in ((1.0, 2.5), (0.7, 1.6), (1.9, 0.9))]

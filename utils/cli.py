@@ -112,7 +112,7 @@ def add_evaluation_flags(parser: Parser, corruptions: str) -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="a folder of tickets, a folder of pools, or a single checkpoint of either",
+        help="a folder of tickets, a folder of pools or its pools.json, or a single checkpoint",
     )
     group = parser.add_argument_group("scores")
     group.add_argument("--score", action="store_true", help="run the networks even if every PATH holds pools")

@@ -1,18 +1,18 @@
 """Several methods side by side, over one run of tickets or several, from what their `pools.json` files say."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from utils import checkpoint, report, tickets
+from utils import checkpoint, report, score_tables, tickets
 from utils.method_names import TICKET
-from utils.pool_results import Entry, Results
+from utils.pool_results import Results
 from utils.pool_tables import gain
+from utils.score_tables import Entry
 from utils.spread import format_spread, spread
 
-# For each level and density (0..1), for each label, one entry a run; for TICKET that of the first method that has one.
-Rows = dict[tuple[int, float], dict[str, list[Entry]]]
+Rows = dict[tuple[int, float], dict[str, Entry]]  # by level and density (0..1), then by label: means over the runs
 
 
 def compare(results: Sequence[Results], folder: Path) -> report.Table:
@@ -21,16 +21,19 @@ def compare(results: Sequence[Results], folder: Path) -> report.Table:
     Where there are several runs, numbers are the mean and the sample standard deviation over them. Mean gains are over
     the starts that all methods share.
     """
-    rows = _by_ticket(results)
+    networks = _networks_of(results)
+    summary = [_summarise(group) for group in score_tables.grouped(networks)]
+    rows: Rows = {}
+    for one in summary:
+        rows.setdefault((one["level"], one["density"]), {})[one["method"]] = one
     labels = [TICKET, *dict.fromkeys(one.label for one in results)]
-    summary = [_summarise(key, label, row[label]) for key, row in rows.items() for label in labels if label in row]
     sources = [{"method": one.label, "run": one.run, "path": str(one.path)} for one in results]
     checkpoint.save_json({"results": sources, "summary": summary}, folder / tickets.COMPARISON_JSON)
     _write_csv(rows, labels, folder / tickets.COMPARISON_CSV)
-    accuracies = {label: _points(rows, label, _accuracy) for label in labels}
+    accuracies = score_tables.density_series(networks, "accuracy")
     dense = [accuracy for density, accuracy in accuracies[TICKET] if density == 1]
     report.plot_accuracy(accuracies, folder / tickets.COMPARISON_PLOT, mean(dense) if dense else None)
-    report.plot_gain({label: _points(rows, label, _gain) for label in labels[1:]}, folder / tickets.GAIN_PLOT)
+    report.plot_gain(score_tables.density_series(networks, "gain"), folder / tickets.GAIN_PLOT)
     return _table(results, rows, labels)
 
 
@@ -59,55 +62,36 @@ def _shared_starts(results: Sequence[Results]) -> set[tuple[int, int]]:
     return set.intersection(*starts.values())
 
 
-def _by_ticket(results: Sequence[Results]) -> Rows:
-    rows: Rows = {}
-    seen = set()
+def _networks_of(results: Sequence[Results]) -> list[Entry]:
+    """One entry a network, as `score_tables` has them: every pool, and every ticket once."""
+    entries, seen = [], set()
     for one in results:
         for level, entry in one.entries.items():
-            row = rows.setdefault((level, entry["density"]), {TICKET: []})
-            row.setdefault(one.label, []).append(entry)
+            place = {"level": level, "density": entry["density"]}
             if (one.run, level) not in seen:
-                row[TICKET].append(entry)
+                entries.append({"method": TICKET, **place, "accuracy": entry["ticket_test_accuracy"], "gain": None})
                 seen.add((one.run, level))
-    return dict(sorted(rows.items(), key=lambda row: (row[0][0], -row[0][1])))
+            entries.append({"method": one.label, **place, "accuracy": entry["pool_test_accuracy"], "gain": gain(entry)})
+    return entries
 
 
-def _accuracy(entry: Entry, label: str) -> float:
-    return entry["ticket_test_accuracy" if label == TICKET else "pool_test_accuracy"]
-
-
-def _gain(entry: Entry, label: str) -> float | None:
-    """Of a ticket there is none."""
-    return None if label == TICKET else gain(entry)
-
-
-def _points(rows: Rows, label: str, value: Callable[[Entry, str], float]) -> list[tuple[float, float]]:
-    return [(density, value(entry, label)) for (_, density), row in rows.items() for entry in row.get(label, ())]
-
-
-def _summarise(key: tuple[int, float], label: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def _summarise(group: Sequence[Entry]) -> dict[str, Any]:
     return {
-        "method": label,
-        "level": key[0],
-        "density": key[1],
-        "runs": len(entries),
-        "accuracy": spread(_accuracy(entry, label) for entry in entries),
-        "gain": spread(_gain(entry, label) for entry in entries),
+        **{name: group[0][name] for name in ("method", "level", "density")},
+        "runs": len(group),
+        **{measure: spread(entry[measure] for entry in group) for measure in ("accuracy", "gain")},
     }
 
 
 def _write_csv(rows: Rows, labels: Sequence[str], path: Path) -> None:
     """Means first, then what deviates, where there are several runs; what a method has not is empty."""
     columns = [
-        *((f"{label} %" if label == TICKET else label, label, _accuracy) for label in labels),
-        *((f"{label} gain", label, _gain) for label in labels[1:]),
+        *((f"{label} %" if label == TICKET else label, label, "accuracy") for label in labels),
+        *((f"{label} gain", label, "gain") for label in labels[1:]),
     ]
-    several = any(len(entries) > 1 for row in rows.values() for entries in row.values())
+    several = any(one["runs"] > 1 for row in rows.values() for one in row.values())
     header = [name for name, *_ in columns]
-    cells = [
-        [spread(value(entry, label) for entry in row.get(label, ())) or {} for _, label, value in columns]
-        for row in rows.values()
-    ]
+    cells = [[row[label][measure] if label in row else {} for _, label, measure in columns] for row in rows.values()]
     parts = ("mean", "deviation") if several else ("mean",)
     report.write_csv(
         ["level", "density %", *header, *(f"{name} deviation" for name in header if several)],
@@ -123,7 +107,7 @@ def _table(results: Sequence[Results], rows: Rows, labels: Sequence[str]) -> rep
     header = ["level", "density %", f"{TICKET} %", *labels[1:]]
     shown = []
     for (level, density), row in rows.items():
-        spreads = (spread(_accuracy(entry, label) for entry in row.get(label, ())) for label in labels)
+        spreads = (row[label]["accuracy"] if label in row else None for label in labels)
         shown.append([str(level), f"{100 * density:.2f}", *(format_spread(one, ".2f") for one in spreads)])
     methods = [[one for one in results if one.label == label] for label in labels[1:]]
     if shared := _shared_starts(results):
@@ -144,5 +128,5 @@ def _networks(runs: Sequence[Results]) -> str:
 
 def _mean_gain(results: Results, starts: set[tuple[int, int]]) -> float | None:
     """Over those of `starts` that are there; None if none is."""
-    gains = [_gain(entry, results.label) for level, entry in results.entries.items() if (results.run, level) in starts]
+    gains = [gain(entry) for level, entry in results.entries.items() if (results.run, level) in starts]
     return mean(gains) if gains else None

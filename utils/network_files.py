@@ -39,8 +39,8 @@ class NetworkFile:
 
 
 def holds_pools(path: Path) -> bool:
-    """Whether `path` is a folder with a `pools.json`, or that file itself."""
-    return path.name == tickets.POOLS_JSON or (path / tickets.POOLS_JSON).is_file()
+    """Whether `path` is a folder with a `pools.json`, or such a file, whatever it is called."""
+    return path.suffix == Path(tickets.POOLS_JSON).suffix or (path / tickets.POOLS_JSON).is_file()
 
 
 def find_networks(paths: Sequence[Path]) -> list[NetworkFile]:

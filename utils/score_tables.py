@@ -63,11 +63,10 @@ def write_corruptions(entries: Sequence[Entry], path: Path) -> None:
     report.write_csv(header, rows, path)
 
 
-def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Networks of one method, level and density taken together as runs of one experiment, by level.
+def grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Networks of one method, level and density together, as runs of one experiment: by level, then from dense on.
 
-    Each measure becomes its `mean` and the sample standard `deviation` (None for one network) over the `networks`; None
-    where none of them has it. `p_values` are those of the pools. Unknown levels and densities come last.
+    Unknown levels and densities come last; of one level and density the tickets come first.
     """
     methods = list(dict.fromkeys([TICKET, *(entry["method"] for entry in entries)]))
     groups: dict[tuple, list[Entry]] = {}
@@ -75,6 +74,15 @@ def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         level = float("inf") if entry["level"] is None else entry["level"]
         density = float("-inf") if entry["density"] is None else entry["density"]
         groups.setdefault((level, -density, methods.index(entry["method"])), []).append(entry)
+    return [group for _, group in sorted(groups.items())]
+
+
+def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What the groups of `grouped` come to.
+
+    Each measure becomes its `mean` and the sample standard `deviation` (None for one network) over the `networks`; None
+    where none of them has it. `p_values` are those of the pools.
+    """
     return [
         {
             **{name: group[0][name] for name in ("method", "level", "density")},
@@ -82,7 +90,7 @@ def summarise(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             **{measure: spread(entry[measure] for entry in group) for measure, _, _ in MEASURES},
             "p_values": [entry["p_value"] for entry in group if entry["p_value"] is not None],
         }
-        for _, group in sorted(groups.items())
+        for group in grouped(entries)
     ]
 
 
