@@ -109,6 +109,7 @@ class ImageFolders:
         self._cache_gb, self._room = cache_gb, cache_gb * 1e9
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._unkept: set[str] = set()  # for which there was no room
+        self._said: set[tuple[str, int]] = set()  # how many images of which name cannot be read
         self._other = ""
         self._recalibration: dict[int, Photographs] = {}
         self._augment = transforms.Compose(
@@ -152,7 +153,8 @@ class ImageFolders:
         order = torch.randperm(len(samples), generator=generator(*purpose))
         batches = order.split(batch_size)[: self.train_batch_count(batch_size)]
         batches = [batch[self.part.shard(len(batch))].tolist() for batch in batches[first:]]
-        return self._readable(self._decode(Photographs(samples, self.side, self._augment, purpose), batches), fewest=2)
+        photographs = Photographs(samples, self.side, self._augment, purpose)
+        return self._readable("train", self._decode(photographs, batches), fewest=2)
 
     def bn_batches(self, batch_size: int, *purpose: int | str, limit: int = 0) -> Iterator[Batch]:
         """This process's batches of the training images that recalibrate batch norm: every `world_size`-th one, whole.
@@ -208,12 +210,12 @@ class ImageFolders:
         if name not in self._memory and name not in self._unkept:
             self._keep(name, photographs)
         if name in self._unkept:
-            return self._readable(self._decode(photographs, batches))
+            return self._readable(name, self._decode(photographs, batches))
         images, labels = self._memory[name]
         if (labels == UNREADABLE).all():
             raise self._nothing_readable()
         parts = (slice(batch.start, batch.stop) for batch in batches)  # a list of indices would copy the images
-        return self._readable((images[part], labels[part]) for part in parts)
+        return self._readable(name, ((images[part], labels[part]) for part in parts))
 
     def _keep(self, name: str, photographs: Photographs) -> None:
         """Decode all `photographs` into memory or, where there is no room for them, say so and note it."""
@@ -242,10 +244,11 @@ class ImageFolders:
             pin_memory=for_device and self.device.type == "cuda",
         )
 
-    def _readable(self, batches: Iterable[Batch], fewest: int = 0) -> Iterator[Batch]:
+    def _readable(self, name: str, batches: Iterable[Batch], fewest: int = 0) -> Iterator[Batch]:
         """Batches on the device, float N×3×S×S in 0..1, channels last, without the images that cannot be read.
 
-        UserError where a batch is left with less than `fewest`, or the pass of a process that works alone with none.
+        How many those are is said once, not at every pass over the images of this `name`. UserError where a batch is
+        left with less than `fewest`, or the pass of a process that works alone with none.
         """
         left_out, left_in = 0, 0
         for images, labels in batches:
@@ -266,8 +269,9 @@ class ImageFolders:
             yield images.to(memory_format=torch.channels_last).float().div_(255), labels
         if left_out and not left_in and self.part.world_size == 1:
             raise self._nothing_readable()
-        if left_out:
-            warn(f"{left_out} images left out of this pass")
+        if left_out and (name, left_out) not in self._said:
+            self._said.add((name, left_out))
+            warn(f"{name}: {left_out} images left out of every pass")
 
     def _nothing_readable(self) -> UserError:
         return UserError(f"{self.root}: none of the images that are needed can be read: replace those above")

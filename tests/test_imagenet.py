@@ -213,7 +213,9 @@ def test_unreadable_image_is_named_and_left_out(tmp_path, capfd):
     data = images_of(folder, cache_gb=1)
     assert sum(len(labels) for _, labels in data.eval_batches("val")) == 20
     errors = capfd.readouterr().err
-    assert str(broken) in errors and "1 images left out of this pass" in errors
+    assert str(broken) in errors and "val: 1 images left out of every pass" in errors
+    assert sum(len(labels) for _, labels in data.eval_batches("val")) == 20
+    assert capfd.readouterr().err == "", "a search passes over them thousands of times"
 
 
 def test_training_goes_on_without_unreadable_images(tmp_path, capfd):
