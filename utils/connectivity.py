@@ -10,7 +10,7 @@ from utils.claims import save_results
 from utils.errors import UserError
 from utils.evaluation import Score
 from utils.interpolation import interpolate
-from utils.pool_tables import in_order
+from utils.pool_tables import by_level
 from utils.pruning import State
 from utils.schemas import is_line
 from utils.studies import Study
@@ -75,9 +75,9 @@ class ConnectivityRun:
                 if key not in done:
                     done[key] = self._walk_pair(*pair, coefficients)
                 self.study.say(f"levels {key[0]} and {key[1]}: barrier {done[key]['barrier']:.4f}")
-                self._save(in_order(done))
-            self._draw(in_order(done))
-        return in_order(done)
+                self._save(by_level(done))
+            self._draw(by_level(done))
+        return by_level(done)
 
     def _wanted(self, levels: Sequence[int]) -> list[Pair]:
         """With neighbours, a level stands for the line to the next one, the last one for the line that comes to it.

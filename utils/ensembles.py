@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils import tickets
 from utils.evaluation import total_score
-from utils.pool_tables import draw, in_order, save_table
+from utils.pool_tables import by_level, draw, save_table
 from utils.predictions import ProbabilityCache, mean_probabilities
 from utils.schemas import is_ensemble
 from utils.studies import Study
@@ -42,10 +42,10 @@ class EnsembleRun:
                 else:
                     done[file.level] = self._entry(file)
                 if study.processes.is_main:
-                    save_table(in_order(done), study.description, study.digests, study.folder)
+                    save_table(by_level(done), study.description, study.digests, study.folder)
             if study.processes.is_main:
-                draw(in_order(done), study.folder)
-        return in_order(done)
+                draw(by_level(done), study.folder)
+        return by_level(done)
 
     def _finished(self, found: dict[str, Any]) -> dict[int, dict[str, Any]]:
         """By level, the entries of `found`, which an earlier run made, whose tickets are the same now."""

@@ -11,7 +11,7 @@ from utils.claims import refuse_other_run
 from utils.errors import UserError
 from utils.folders import check_space
 from utils.plain_data import Schema, misfit
-from utils.pool_tables import Entry, in_order
+from utils.pool_tables import Entry, by_level
 from utils.pools import Pool, Step
 from utils.pruning import State, apply_mask, largest_magnitudes
 from utils.schemas import is_recipe
@@ -121,12 +121,12 @@ class PoolFiles:
     def save_table(self, entries: Mapping[int, Entry]) -> None:
         """Write `pools.json` and `pools.csv` with the starts that are done, whose `entries` are given by level."""
         if self.study.processes.is_main:
-            pool_tables.save_table(in_order(entries), self.study.description, self.study.digests, self.folder)
+            pool_tables.save_table(by_level(entries), self.study.description, self.study.digests, self.folder)
 
     def draw(self, entries: Mapping[int, Entry]) -> None:
         """Draw `accuracy.png` of all starts that are done."""
         if self.study.processes.is_main:
-            pool_tables.draw(in_order(entries), self.folder)
+            pool_tables.draw(by_level(entries), self.folder)
 
     def _sources(self, start: TicketFile) -> list[list]:
         return self.study.sources(start, *self.study.candidates(start))

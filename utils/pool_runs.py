@@ -9,7 +9,7 @@ from utils import tickets
 from utils.evaluation import SELECTIONS
 from utils.plain_data import is_plain
 from utils.pool_files import PoolFiles
-from utils.pool_tables import in_order
+from utils.pool_tables import by_level
 from utils.pools import Member, Pool, PoolFunction, SearchRule, Step, Tools, offer_mean, search, ticket_alone
 from utils.progress import progress_bar
 from utils.pruning import State
@@ -71,7 +71,7 @@ class PoolRun:
                 self.entries.update(found)
             self.files.save_table(self.entries)
             self.files.draw(self.entries)
-        return in_order(self.entries)
+        return by_level(self.entries)
 
     def _pool_ticket(self, file: TicketFile) -> None:
         """Search from one ticket and save its pool."""

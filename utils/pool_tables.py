@@ -58,7 +58,7 @@ def format_results(entries: Sequence[Entry]) -> str:
     )
 
 
-def in_order(entries: Mapping[Any, Entry]) -> list[Entry]:
+def by_level(entries: Mapping[Any, Entry]) -> list[Entry]:
     """The values of `entries`, by their keys: of starts the level, of lines the levels at both ends."""
     return [entries[key] for key in sorted(entries)]
 
