@@ -41,7 +41,7 @@ def shared_memory(size: int, processes: Processes) -> tuple[Tensor | None, str]:
 
 
 def _failure(own: str, processes: Processes) -> str:
-    """That of the first process which has one, where `own` is this one's; an empty text where none has."""
+    """The first failure among all processes, of which `own` is this one's; an empty text where there is none."""
     return next(filter(None, processes.gather_objects(own)), "")
 
 
