@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     with cli.join_processes(args) as processes:
         data = data_from_flags(args, processes, splits_images(args))
         if not splits_images(args):
-            data.decode_ahead(args.bn_images, args.final_bn_images)
+            data.decode_ahead(None if args.no_update_bn else args.bn_images, args.final_bn_images)
         net = cli.make_network(args, data, processes.device)
         run_method(args, [net], data, cli.announcer(args, processes), processes)
 

@@ -147,6 +147,15 @@ def test_a_state_gets_statistics_of_its_own_and_stays_as_it_was():
     assert state["1.running_mean"].item() == 0.0
 
 
+def test_without_updates_a_state_keeps_its_statistics_unless_images_are_asked_for():
+    data, net = OneBatch(), nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
+    state = {**copy.deepcopy(net.state_dict()), "0.weight": torch.full((1, 1, 1, 1), 3.0)}
+    evaluator = Evaluator("tiny", [net], data, 128, bn_images=1000, update_bn=False)
+    assert evaluator.recalibrate(state, 1) is state and not data.calls
+    assert evaluator.recalibrate(state, 1, bn_images=0)["1.running_mean"].item() == 6.0
+    assert data.calls == [(128, (1,), 0)]
+
+
 def test_the_next_state_does_not_change_the_one_before():
     """One network lends itself to all of them."""
     net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))

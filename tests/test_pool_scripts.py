@@ -349,6 +349,34 @@ def test_a_finished_pool_is_recalibrated_on_more_images_than_the_search(small_ti
     assert any(len(entry["members"]) > 1 for entry in pools["search"])
 
 
+def test_without_recalibration_statistics_are_interpolated_like_all_else(search, small_tickets):
+    folder = search("pools", "--no_update_bn", "--interpolate_method", "interpolate_swa", "--search_num", "1")
+    for level, candidate in ((0, 1), (1, 0), (2, 1)):
+        first, second = (
+            load(small_tickets / f"{name}model_SA_best.pth.tar")["state_dict"] for name in (level, candidate)
+        )
+        pool = load(folder / f"{level}pool.pth.tar")["state_dict"]
+        statistics = [name for name in pool if name.endswith(STATISTICS[:2])]
+        assert statistics
+        for name in statistics:
+            torch.testing.assert_close(pool[name], (first[name] + second[name]) / 2)
+
+
+def test_searches_without_recalibration_have_a_folder_of_their_own_and_may_recalibrate_at_the_end(small_tickets):
+    flags = [*SMALL, *LIST, "--checkpoint", str(small_tickets), "--no_update_bn"]
+    Lottery_pools.main(flags)
+    folder = small_tickets / "pools" / "Lottery_pools_0.3_0.7_no_update_bn"
+    finished = folder.with_name("finished")
+    Lottery_pools.main([*flags, "--final_bn_images", "64", "--save_dir", str(finished)])
+    before, after = (pools_json(place)["pools"] for place in (folder, finished))
+    assert [entry["steps"] for entry in before] == [entry["steps"] for entry in after]
+    assert any(len(entry["members"]) > 1 for entry in before)
+    for entry in before:
+        plain, recalibrated = (load(place / entry["checkpoint"])["state_dict"] for place in (folder, finished))
+        changed = {name.rpartition(".")[2] for name in plain if not torch.equal(plain[name], recalibrated[name])}
+        assert changed == ({*STATISTICS} if len(entry["members"]) > 1 else set())
+
+
 def test_average_and_soup_are_recalibrated_once_each_on_the_images_of_a_finished_pool(search, monkeypatch):
     limits, recalibrate = [], Evaluator.recalibrate
 

@@ -100,8 +100,9 @@ class Evaluator:
     """Scores state dicts on the images of one data set by loading each into a network that is made once and reused.
 
     `nets`, all of one `arch`, are on the data's device; with several, as many states can be worked on at the same
-    time. `bn_images` bounds how many training images a recalibration sees (0: all of them). With several `processes`,
-    all call the same methods with the same states one after another, and all get the same scores.
+    time. `bn_images` bounds how many training images a recalibration sees (0: all of them); without `update_bn` there
+    is none but on images that the caller asks for. With several `processes`, all call the same methods with the same
+    states one after another, and all get the same scores.
     """
 
     def __init__(
@@ -113,9 +114,10 @@ class Evaluator:
         bn_images: int = 0,
         amp: bool = False,
         processes: Processes = SINGLE,
+        update_bn: bool = True,
     ):
         self.arch, self.net, self.data, self.processes = arch, nets[0], data, processes
-        self.batch_size, self.bn_images, self.amp = batch_size, bn_images, amp
+        self.batch_size, self.bn_images, self.amp, self.update_bn = batch_size, bn_images, amp, update_bn
         self.device = next(self.net.parameters()).device
         # As they are before the networks work: what a ticket's file lacks must be the same at every reading.
         self._defaults = {name: value.clone() for name, value in self.net.state_dict().items() if may_be_missing(name)}
@@ -136,7 +138,10 @@ class Evaluator:
         """`state` with batch-norm statistics of its own, from augmented training images: `bn_images` or the usual ones.
 
         CIFAR's images and their augmentation are drawn from `purpose`; ImageNet's are the same for every purpose.
+        Without `update_bn` and `bn_images` it is `state` itself.
         """
+        if bn_images is None and not self.update_bn:
+            return state
         limit = self.bn_images if bn_images is None else bn_images
         batches = self.data.bn_batches(self.batch_size, *purpose, limit=limit)
         with self._network(state) as net:

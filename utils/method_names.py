@@ -58,6 +58,7 @@ LATER_FLAGS = {
     "even_out": False,
     "learned_per": "network",
     "denser_num": None,
+    "no_update_bn": False,
 }
 # The flags that depart from the paper, each with the methods that heed it; LATER_FLAGS has their defaults.
 DEPARTURES = {
@@ -65,6 +66,7 @@ DEPARTURES = {
     **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
     "learned_per": (LEARNED,),
     "denser_num": _all_but(CONNECTIVITY, RECALIBRATED),
+    "no_update_bn": _all_but(ENSEMBLE),
 }
 LABELS = {**{name: name.replace("_", " ") for name in _all_but(SEARCH, EMA, CONNECTIVITY)}, SWA: "SWA"}
 

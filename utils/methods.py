@@ -81,7 +81,9 @@ def _study(
     """The tickets `files` of the folder `source`, what scores them, and where results go."""
     folder = args.save_dir or tickets.pools_folder(source, folder_name(vars(args)))
     sharing = processes if splits_images(args) else SINGLE
-    evaluator = Evaluator(args.arch, nets, data, args.batch_size, args.bn_images, args.amp, sharing)
+    evaluator = Evaluator(
+        args.arch, nets, data, args.batch_size, args.bn_images, args.amp, sharing, update_bn=not args.no_update_bn
+    )
     where = f"{evaluator.device} in {precision_name(evaluator.device, args.amp)}"
     say(f"{args.interpolate_method} on {len(files)} tickets of {source}, {data.sizes}, {where}: {folder}")
     return Study(

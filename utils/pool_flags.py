@@ -158,6 +158,11 @@ def _add_recipe_flags(parser: Parser) -> None:
         help="of the tickets denser than the start, try the N nearest alone",
     )
     group.add_argument(
+        "--no_update_bn",
+        action="store_true",
+        help="leave batch-norm statistics as they are interpolated, recalibrated nowhere but by --final_bn_images",
+    )
+    group.add_argument(
         "--learned_per",
         choices=GROUPS,
         default=LATER_FLAGS["learned_per"],
