@@ -96,6 +96,20 @@ def test_momenta_counters_and_mode_are_put_back(training):
     assert {module.training for module in net.modules()} == {training}
 
 
+def test_images_that_break_off_leave_a_network_that_works():
+    net = make_net().train()
+    names = {*net.state_dict()}
+
+    def broken():
+        yield from make_batches(4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recalibrate(net, broken())
+    assert [net[layer].momentum for layer in (1, 4, 7)] == [0.1, 0.3, None]
+    assert {*net.state_dict()} == names and {module.training for module in net.modules()} == {True}
+
+
 @pytest.mark.parametrize(
     "layer", [nn.GroupNorm(1, 3), nn.BatchNorm2d(3, track_running_stats=False)], ids=["no batch norm", "no statistics"]
 )

@@ -205,6 +205,18 @@ def test_levels_searched_in_folders_of_their_own_are_one_run(tmp_path):
     assert labels(*parts) == [("SWA (0)", 0), ("SWA (1)", 0)]
 
 
+def test_folders_without_a_common_start_are_told_apart_by_all_tickets_of_their_runs(tmp_path):
+    parts = []
+    for seed, label, levels in ((41, "average", (0, 1)), (42, "SWA", (2,)), (41, "SWA", (1, 2))):
+        folder = tmp_path / f"{seed} {label}"
+        write_pools(folder, label, dict.fromkeys(levels, (70.0, 71.0)), seed)
+        content = json.loads((folder / "pools.json").read_text())
+        content["tickets"] = [[level, f"{seed} {level}"] for level in range(3)]
+        (folder / "pools.json").write_text(json.dumps(content))
+        parts.append(folder)
+    assert labels(*parts) == [("average", 0), ("SWA", 1), ("SWA", 0)]
+
+
 @pytest.mark.parametrize(
     "flag, value",
     [("search_num", 5), ("arch", "vgg16_bn"), ("bn_images", 256), ("passes", 2)],

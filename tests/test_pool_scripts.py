@@ -78,6 +78,12 @@ def test_pools_json_says_what_was_done(pool_run):
     assert [entry["level"] for entry in content["pools"]] == [0, 1, 2]
 
 
+def test_pools_json_names_all_tickets_of_the_run_whatever_the_starts(search):
+    content = pools_json(search("pools", "--levels", "1"))
+    assert [level for level, _ in content["tickets"]] == [0, 1, 2]
+    assert [entry["level"] for entry in content["pools"]] == [1]
+
+
 def test_every_start_has_all_its_fields(pool_run):
     accuracies = {"ticket_val_accuracy", "pool_val_accuracy", *TEST_FIELDS}
     for entry in pool_run.entries:

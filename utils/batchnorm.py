@@ -25,19 +25,21 @@ def recalibrate(net: nn.Module, images: Iterable[Tensor], processes: Processes =
     if not layers:
         return
     kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-    was_training = net.training
+    was_training, batches = net.training, 0
     net.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.train()
-        # With momentum 1 each batch leaves its own statistics in the buffers, for `_set_to_mean` to average. Torch's
-        # own average (momentum None) reads a counter in every layer and batch: a wait for the GPU each time, and more
-        # than torch.compile can follow.
-        layer.momentum, layer.num_batches_tracked = 1.0, None
-    batches = _set_to_mean(layers, net, images, processes)
-    for layer, (momentum, counter) in zip(layers, kept, strict=True):
-        layer.momentum, layer.num_batches_tracked = momentum, counter.fill_(batches)
-    net.train(was_training)
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.train()
+            # With momentum 1 each batch leaves its own statistics in the buffers, for `_set_to_mean` to average.
+            # Torch's own average (momentum None) reads a counter in every layer and batch: a wait for the GPU each
+            # time, and more than torch.compile can follow.
+            layer.momentum, layer.num_batches_tracked = 1.0, None
+        batches = _set_to_mean(layers, net, images, processes)
+    finally:
+        for layer, (momentum, counter) in zip(layers, kept, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, counter.fill_(batches)
+        net.train(was_training)
 
 
 def _set_to_mean(layers: list[_BatchNorm], net: nn.Module, images: Iterable[Tensor], processes: Processes) -> int:

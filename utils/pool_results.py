@@ -19,8 +19,9 @@ MAY_DIFFER = {*FREE_FLAGS, "seed"}  # between runs of one experiment
 class Results:
     """One method's pools in one folder: its label, `settings` and `versions`, and its entries of `pools.json` by start.
 
-    `digests` are those of the tickets, by level; a file that was written before they were noted has none. `run` is the
-    same number for all results from the same tickets. `ensembles`: they are no networks of their own, but several each.
+    `digests` are those of the tickets of its run, by level: of the starts alone, or none, in files of earlier versions.
+    `run` is the same number for all results from the same tickets. `ensembles`: they are no networks of their own, but
+    several each.
     """
 
     path: Path
@@ -96,7 +97,8 @@ def _numbered(found: Sequence[Results]) -> list[Results]:
 
 
 def _same_tickets(first: Results, second: Results) -> bool:
-    return all(_same_ticket(first, second, level) for level in first.entries.keys() & second.entries.keys())
+    levels = (first.entries.keys() & second.entries.keys()) | (first.digests.keys() & second.digests.keys())
+    return all(_same_ticket(first, second, level) for level in levels)
 
 
 def _same_ticket(first: Results, second: Results, level: int) -> bool:

@@ -14,10 +14,10 @@ NOT_IN_CSV = ("members", "steps", "checkpoint", "tickets")
 def save_table(entries: Sequence[Entry], description: dict[str, Any], digests: Mapping[int, str], folder: Path) -> None:
     """Write `pools.json` and, as soon as there is an entry, `pools.csv`.
 
-    `entries` are in the order of their levels; `digests` are those of the tickets, by level.
+    `entries` are in the order of their levels; `digests` are those of all tickets of the study, by level.
     """
-    starts = [[entry["level"], digests[entry["level"]]] for entry in entries]
-    save_results(folder / tickets.POOLS_JSON, description, {"tickets": starts, "pools": list(entries)})
+    known = [[level, digest] for level, digest in sorted(digests.items())]
+    save_results(folder / tickets.POOLS_JSON, description, {"tickets": known, "pools": list(entries)})
     if not entries:
         return
     columns = [name for name in entries[0] if name not in NOT_IN_CSV]

@@ -171,7 +171,7 @@ def search(
         candidates: (level, function that reads its state), one in memory at a time.
         finish: makes an interpolated state a network of its own (prunes it to the ticket's density, recalibrates its
             batch norm). It gets the candidate's number too, so that all coefficients of one see the same images.
-        score: what counts as better; higher is. Never by test images.
+        score: what counts as better; higher is. A finite number, and never by test images.
         after_step: called after each candidate, to report and to save. A pool saved then goes on where it stopped:
             candidates that its steps have are not tried again.
         each: calls a function with each of several items, as `map` does; it may do so at the same time.
