@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from CIFAR.flags import add_data_flags, data_from_flags
 from utils import cli
-from utils.methods import most_at_once, run_method
+from utils.methods import heeded, most_at_once, run_method
 from utils.parser import Parser, run_script
 from utils.pool_flags import add_pool_flags
 
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
+    args = heeded(build_parser().parse_args(argv))
     device = cli.select_device(args)
     data = data_from_flags(args, device)
     nets = cli.make_networks(args, data, device, most_at_once(args))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ImageNet.flags import PAPER, add_data_flags, data_from_flags
 from utils import cli
-from utils.methods import run_method, splits_images
+from utils.methods import heeded, run_method, splits_images
 from utils.parser import Parser, run_script
 from utils.pool_flags import add_pool_flags
 
@@ -39,6 +39,7 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     with cli.join_processes(args) as processes:
+        args = heeded(args, processes.is_main)
         data = data_from_flags(args, processes, splits_images(args))
         if not splits_images(args):
             data.decode_ahead(None if args.no_update_bn else args.bn_images, args.final_bn_images)

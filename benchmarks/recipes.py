@@ -35,7 +35,7 @@ RECIPES = {
     "best first": ["--order", "best"],
     "two passes": ["--passes", "2"],
     "even out": ["--even_out"],
-    "no recalibration": ["--no_update_bn"],
+    "recalibrated at the end": ["--no_update_bn"],  # by the --final_bn_images of --fast
     "loss, best first": [*LOSS, "--order", "best"],
     "loss, two passes": [*LOSS, "--passes", "2"],
     "loss, even out": [*LOSS, "--even_out"],

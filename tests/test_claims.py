@@ -26,6 +26,11 @@ def test_of_every_flag_that_decides_something_it_is_known_what_older_files_were_
     assert flags - FREE_FLAGS <= ALWAYS_NOTED | set(LATER_FLAGS)
 
 
+def test_a_flag_that_decides_something_is_not_free():
+    """Of --val_images it is the images that decide."""
+    assert not (FREE_FLAGS - {"val_images"}) & (ALWAYS_NOTED | set(LATER_FLAGS))
+
+
 @pytest.mark.parametrize("name", LATER_FLAGS)
 def test_what_is_older_than_a_flag_is_of_its_default(name, tmp_path):
     refuse_other_run({}, {name: LATER_FLAGS[name]}, tmp_path)
@@ -66,5 +71,5 @@ def test_a_flag_is_told_as_a_command_line_has_it(name, value, words):
 @pytest.mark.parametrize("method, warned", [("ensemble", True), ("linear_inter", True), ("uniform_soup", False)])
 def test_starts_of_their_own_are_of_no_use_to_methods_that_split_images(method, warned, capfd):
     flags = ["images", "--save_dir", "tickets", "--parallel", "starts", "--interpolate_method", method]
-    methods._heeded(imagenet_pools.build_parser().parse_args(flags), speaks=True)
+    methods.heeded(imagenet_pools.build_parser().parse_args(flags))
     assert capfd.readouterr().err == f"warning: {method} has no use for --parallel starts\n" * warned

@@ -42,7 +42,7 @@ def test_its_weights_are_the_tickets_and_its_statistics_those_of_the_final_image
     assert entry["members"] == [{"level": 1, "weight": 1.0}] and entry["steps"] == []
 
 
-@pytest.mark.parametrize("flag", ["--denser_num=1", "--order=best"])
+@pytest.mark.parametrize("flag", ["--denser_num=1", "--order=best", "--no_update_bn"])
 def test_it_has_no_use_for_departures(digits_tickets, tmp_path, capfd, flag):
     files = ["--checkpoint", str(digits_tickets), "--save_dir", str(tmp_path), "--levels", "2"]
     Lottery_pools.main([*DIGITS, "--arch", "resnet20s", "--interpolate_method", "recalibrated", flag, *files])

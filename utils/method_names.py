@@ -66,7 +66,7 @@ DEPARTURES = {
     **dict.fromkeys(("accept_margin", "order", "passes", "even_out"), (SEARCH,)),
     "learned_per": (LEARNED,),
     "denser_num": _all_but(CONNECTIVITY, RECALIBRATED),
-    "no_update_bn": _all_but(ENSEMBLE),
+    "no_update_bn": _all_but(RECALIBRATED, ENSEMBLE),
 }
 LABELS = {**{name: name.replace("_", " ") for name in _all_but(SEARCH, EMA, CONNECTIVITY)}, SWA: "SWA"}
 

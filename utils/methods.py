@@ -30,6 +30,23 @@ from utils.tickets import TicketFile
 PLAIN_METHODS = {method.__name__: method for method in (uniform_soup, greedy_soup, average_or_soup, recalibrated)}
 
 
+def heeded(args: argparse.Namespace, speaks: bool = True) -> argparse.Namespace:
+    """`args` without departures that the method has no use for, so that its pools are those of the plain command."""
+    plain = argparse.Namespace(**vars(args))
+    useless = [
+        name
+        for name, methods in DEPARTURES.items()
+        if args.interpolate_method not in methods and getattr(args, name) != LATER_FLAGS[name]
+    ]
+    for name in useless:
+        setattr(plain, name, LATER_FLAGS[name])
+    if getattr(args, "parallel", "data") == "starts" and splits_images(args):
+        useless.append("parallel starts")
+    for name in useless if speaks else ():
+        warn(f"warning: {args.interpolate_method} has no use for --{name}")
+    return plain
+
+
 def most_at_once(args: argparse.Namespace) -> int:
     """How many networks the method that the flags ask for can work on at the same time."""
     return len(args.interpolation_value_list) if args.interpolate_method == SEARCH else 1
@@ -49,9 +66,8 @@ def run_method(
 ) -> None:
     """Do what --interpolate_method asks with the tickets of --checkpoint, and print its table.
 
-    `nets` are as many networks as shall be scored at the same time.
+    `args` are `heeded` already; `nets` are as many networks as shall be scored at the same time.
     """
-    args = _heeded(args, processes.is_main)
     source = args.checkpoint or tickets.run_folder(
         args.prune_type, args.dataset, args.arch, args.rewind_epoch, args.seed
     )
@@ -98,23 +114,6 @@ def _study(
         processes=processes,
         denser_num=args.denser_num,
     )
-
-
-def _heeded(args: argparse.Namespace, speaks: bool) -> argparse.Namespace:
-    """`args` without departures that the method has no use for, so that its pools are those of the plain command."""
-    plain = argparse.Namespace(**vars(args))
-    useless = [
-        name
-        for name, methods in DEPARTURES.items()
-        if args.interpolate_method not in methods and getattr(args, name) != LATER_FLAGS[name]
-    ]
-    for name in useless:
-        setattr(plain, name, LATER_FLAGS[name])
-    if getattr(args, "parallel", "data") == "starts" and splits_images(args):
-        useless.append("parallel starts")
-    for name in useless if speaks else ():
-        warn(f"warning: {args.interpolate_method} has no use for --{name}")
-    return plain
 
 
 def _method(args: argparse.Namespace) -> SearchRule | PoolFunction:
