@@ -130,6 +130,13 @@ def test_a_layer_beside_one_that_keeps_no_statistics_gets_its_own():
     assert torch.allclose(net[1].running_mean, torch.zeros(3), atol=1e-5)
 
 
+def test_dropout_stays_off():
+    net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3))
+    (images,) = make_batches(4)
+    recalibrate(net, [images])
+    torch.testing.assert_close(net[1].running_mean, images.mean((0, 2, 3)))
+
+
 def test_no_gradients_are_recorded():
     class Watch(nn.Module):
         def forward(self, images):

@@ -1,6 +1,7 @@
 """What the CIFAR scripts' command lines mean: the paper's, and the defaults."""
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,11 @@ from torch import Tensor
 import models
 from CIFAR import Lottery_pools, main_imp
 from CIFAR.dataset import load_data
+from CIFAR.flags import data_from_flags
+from ImageNet import Lottery_pools as imagenet_pools
+from ImageNet import main_imp as imagenet_imp
+from utils import cli
+from utils.imp_runs import imp_settings
 
 
 def defaults(script) -> dict:
@@ -24,17 +30,25 @@ def defaults(script) -> dict:
 
 IMAGES_AND_NETWORK = {"dataset": "cifar100", "data": "../data", "val_images": None, "data_limit": 0, "no_flip": False}
 IMAGES_AND_NETWORK |= {"arch": "resnet18", "seed": 41, "batch_size": 128, "amp": False, "device": "auto"}
+IMAGES_AND_NETWORK |= {"save_interval": 30}
 TRAINING = {"epochs": 182, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "warmup": 0, "decreasing_lr": (91, 136)}
 PRUNING = {"pruning_times": 19, "rate": 0.2, "prune_type": "rewind_lt", "rewind_epoch": 9, "random_prune": False}
 POOLS = {"interpolate_method": "Lottery_pools", "interpolation_value_list": PAPER_LIST, "search_num": 19}
 POOLS |= {"learned_steps": 50, "learned_lr": 0.1}
-POOLS |= {"coefficient_search": "grid", "final_bn_images": None, "jobs": None}
+POOLS |= {"coefficient_search": "grid", "final_bn_images": None, "jobs": None, "ticket_tolerance": 1}
 POOLS |= {"EMA_value": 0.95, "bn_images": 0, "levels": None, "prune_type": "rewind_lt", "rewind_epoch": 9}
+PHOTOGRAPHS = {"image_size": 224, "cache_gb": 16, "timeout": 600, "save_interval": 30}
+IMAGENET_POOLS = {"arch": "imagenet_resnet_18", "seed": 17, "rewind_epoch": 5, "batch_size": 256, "ticket_tolerance": 1}
 
 
 @pytest.mark.parametrize(
     "script, expected",
-    [(main_imp, {**IMAGES_AND_NETWORK, **TRAINING, **PRUNING}), (Lottery_pools, {**IMAGES_AND_NETWORK, **POOLS})],
+    [
+        (main_imp, {**IMAGES_AND_NETWORK, **TRAINING, **PRUNING}),
+        (Lottery_pools, {**IMAGES_AND_NETWORK, **POOLS}),
+        (imagenet_imp, PHOTOGRAPHS),
+        (imagenet_pools, {**PHOTOGRAPHS, **IMAGENET_POOLS}),
+    ],
 )
 def test_defaults_are_the_papers(script, expected):
     found = defaults(script)
@@ -95,6 +109,12 @@ def test_papers_pool_commands_mean_what_they_say(method, flags, changed):
     assert vars(Lottery_pools.build_parser().parse_args(argv)) == {**defaults(Lottery_pools), **expected}
 
 
+@pytest.mark.parametrize("script", [main_imp, Lottery_pools, imagenet_imp, imagenet_pools])
+def test_flags_of_the_published_scripts_and_launchers_are_accepted(script):
+    flags = "--inference -p 100 --print_freq 100 --workers 4 -j 4 --master_port 8020 --local_rank 0 --local-rank 0"
+    assert script.build_parser().parse_args([*flags.split(), "--gpu", "0"]).gpu == 0
+
+
 @pytest.fixture
 def small_images(tmp_path) -> Path:
     """Sixty digits of 8 by 8 pixels as an .npz file."""
@@ -104,6 +124,26 @@ def small_images(tmp_path) -> Path:
         arrays |= {f"x_{part}": split.images.numpy(), f"y_{part}": split.labels.numpy()}
     np.savez(tmp_path / "images.npz", **arrays, classes=[str(digit) for digit in range(10)])
     return tmp_path / "images.npz"
+
+
+def test_flags_reach_the_settings_the_images_and_the_network(small_images):
+    flags = ["--dataset", "npz", "--data", str(small_images), "--arch", "resnet18_8", "--device", "cpu"]
+    flags += ["--warmup", "3", "--amp", "--no_flip", "--channels_last", "--imagenet_arch"]
+    args, cpu = main_imp.build_parser().parse_args(flags), torch.device("cpu")
+    assert (imp_settings(args).schedule.warmup, imp_settings(args).amp) == (3, True)
+    data = data_from_flags(args, cpu)
+    assert not data.flip
+    weight = cli.make_network(args, data, cpu).conv1.weight
+    assert weight.shape[2:] == (7, 7) and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("flags, asked", [([], []), (["--deterministic"], [True])])
+def test_torch_is_asked_for_the_same_bits_each_time_where_the_flag_is_given(monkeypatch, flags, asked):
+    found = []
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, **_: found.append(mode))
+    cli.select_device(main_imp.build_parser().parse_args(["--device", "cpu", *flags]))
+    assert found == asked and (not asked or "CUBLAS_WORKSPACE_CONFIG" in os.environ)
 
 
 def test_papers_commands_run_as_printed_one_after_the_other(small_images, tmp_path, monkeypatch, capfd):

@@ -1,13 +1,12 @@
 """Networks for other programs: what is written can be read without this one, bit for bit; sizes; bad files."""
 
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import IMP, ROOT, SMALL, script, snapshot
+from conftest import IMP, SMALL, script, snapshot
 from torch import Tensor
 
 from CIFAR import Lottery_pools, export, main_imp
@@ -142,14 +141,6 @@ def test_scripts_of_both_folders_do_the_same(pool, tmp_path):
     assert done.returncode == 0, done.stderr
     assert same_bits(read_sparse(tmp_path / "pool.npz"), plain(pool))
     assert script("export.py", pool, tmp_path / "pool.txt").returncode == 2
-
-
-@pytest.mark.parametrize("folder, sister", [("CIFAR", "ImageNet"), ("ImageNet", "CIFAR")])
-def test_scripts_of_one_folder_need_nothing_of_the_other(folder, sister):
-    files = sorted((ROOT / folder).glob("*.py"))
-    assert ROOT / folder / "export.py" in files
-    for path in files:
-        assert not re.search(rf"^\s*(from|import) {sister}\b", path.read_text(), re.MULTILINE), path
 
 
 @pytest.mark.parametrize("name", ["pool", "pool.txt", "pool.tar", "2pool.pth.tar"])

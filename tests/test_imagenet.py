@@ -192,11 +192,12 @@ def test_no_process_keeps_images_for_which_another_has_no_room(photographs, kept
     assert ("cannot be kept there" in capfd.readouterr().err) == data.processes.is_main
 
 
-def test_images_of_recalibration_are_chosen_once(photographs, monkeypatch):
+def test_images_of_recalibration_are_chosen_once_and_the_same_throughout_a_search(photographs, monkeypatch):
     data = images_of(photographs)
-    first = [*data.bn_batches(8, limit=20)]
+    first = [*data.bn_batches(8, 41, "recalibrate", 0, 1, limit=20)]
     monkeypatch.setattr(torch, "randperm", None)
-    for (images, labels), (others, other_labels) in zip(first, data.bn_batches(8, limit=20), strict=True):
+    again = data.bn_batches(8, 41, "recalibrate", 2, 3, limit=20)
+    for (images, labels), (others, other_labels) in zip(first, again, strict=True):
         assert torch.equal(images, others) and torch.equal(labels, other_labels)
 
 
@@ -285,6 +286,12 @@ def test_without_test_folder_val_is_for_testing_and_train_gives_validation(tmp_p
     paths = [{path for path, _ in data.samples[split]} for split in ("train", "val")]
     assert not paths[0] & paths[1]
     assert images_of(tmp_path, val_images=12).samples == data.samples
+    assert images_of(tmp_path).sizes == {"train": 54, "val": 6, "test": 21}
+
+
+def test_fewer_images_are_taken_evenly_over_the_classes(photographs):
+    for samples in images_of(photographs, data_limit=6).samples.values():
+        assert [label for _, label in samples] == [0, 0, 1, 1, 2, 2]
 
 
 def test_validation_images_are_not_counted_where_they_are_a_folder(tmp_path, capfd):
@@ -465,9 +472,15 @@ def test_rivals_with_a_start_each_give_the_same(others, alone, method):
     assert entries(others / f"{method} starts") == alone(method)
 
 
-def test_connectivity_over_two_processes(others):
-    (path,) = json.loads((others / "line" / tickets.CONNECTIVITY_JSON).read_text())["paths"]
-    assert path["coefficients"] == [0.0, 0.5, 1.0]
+def test_connectivity_over_two_processes(photographs, imagenet_tickets, others, tmp_path):
+    line = [*OTHERS, "linear_inter", "--interpolation_value_list", 0.5, "--output_dir", tmp_path]
+    in_one_process(Lottery_pools, "--save_dir", imagenet_tickets, photographs, *IMAGENET_SEARCH, *line)
+    (one,), (two,) = (
+        json.loads((folder / tickets.CONNECTIVITY_JSON).read_text())["paths"] for folder in (tmp_path, others / "line")
+    )
+    assert two["coefficients"] == [0.0, 0.5, 1.0]
+    assert one["test_accuracy"] == two["test_accuracy"]
+    assert one["test_loss"] == pytest.approx(two["test_loss"], rel=1e-5)
 
 
 def test_mistake_of_two_processes_is_one_line_and_status_2(imagenet):
@@ -482,10 +495,10 @@ def test_missing_level_is_said_and_pooled_without(photographs, imagenet_tickets,
     copy = tmp_path / "tickets"
     subprocess.run(["cp", "-r", str(imagenet_tickets), str(copy)], check=True)
     (copy / "level_1").rename(copy / "level_3")
-    Lottery_pools.main(
-        ["--save_dir", str(copy), str(photographs), *IMAGENET, "--interpolation_value_list", "0.5", "--bn_images", "40"]
-    )
+    search = ["--save_dir", str(copy), str(photographs), *IMAGENET, "--bn_images", "40", "--output_dir", str(tmp_path)]
+    Lottery_pools.main([*search, "--interpolation_value_list", "0.5"])
     assert "without level 1 2, for which there is no ticket" in capsys.readouterr().out
+    assert [(entry["level"], entry["steps"][0]["candidate"]) for entry in entries(tmp_path)] == [(0, 3), (3, 0)]
 
 
 def test_two_processes_recorded_what_one_measures(imagenet_tickets, imagenet_pools):

@@ -357,6 +357,17 @@ def test_derived_seeds_are_the_same_on_every_machine_and_in_every_version():
     )
 
 
+@pytest.mark.parametrize("amp", [False, True])
+def test_epochs_and_their_scores_are_in_bfloat16_if_that_is_asked_for(amp, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
+    found = set()
+    monkeypatch.setattr(
+        nn.Flatten, "forward", lambda self, values: found.add((self.training, values.dtype)) or values.flatten(1)
+    )
+    run_imp(tmp_path, pruning_times=1, amp=amp)
+    assert found == {(training, torch.bfloat16 if amp else torch.float32) for training in (True, False)}
+
+
 # Files that other programs go on with.
 
 

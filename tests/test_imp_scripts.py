@@ -191,7 +191,7 @@ def test_another_run_is_kept_out_of_the_folder(small_tickets, flags):
 
 @pytest.mark.parametrize("named", [".", "0checkpoint.pth.tar"])
 def test_checkpoint_names_the_run_to_go_on_with(small_tickets, tmp_path, named):
-    one_level = run_imp(tmp_path / "run", "--pruning_times", "1")
+    one_level = run_imp(tmp_path / "run", "--pruning_times", "1").rename(tmp_path / "moved")
     main_imp.main([*SMALL, *IMP, "--checkpoint", str(one_level / named), "--resume"])
     assert_same_tickets(small_tickets, one_level)
 

@@ -11,7 +11,7 @@ from script_runs import METHODS, TEST_FIELDS, load, pools_json, same_tensors
 from CIFAR import Lottery_pools, main_imp
 from CIFAR.dataset import load_data
 
-LEAK_METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", "greedy_soup", "learned")
+LEAK_METHODS = ("Lottery_pools", "interpolate_swa", "interpolate_ema", "greedy_soup", "average_or_soup", "learned")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The networks: sizes, keys and shapes, normalisation, and what the registry refuses."""
 
 import copy
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -240,13 +239,6 @@ def test_vgg_computes_what_torchvisions_does():
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(net.features(images), features(images))
-
-
-@pytest.mark.parametrize("folder", ["models", "utils"])
-def test_torchvision_is_not_imported_by_what_every_script_shares(folder):
-    """It takes almost as long as torch, for the sake of torch.compile, which most commands never use."""
-    for path in (ROOT / folder).glob("*.py"):
-        assert not re.search(r"^(from|import) torchvision", path.read_text(), re.MULTILINE), path
 
 
 def test_more_classes_than_openlths_networks_have_are_refused():

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import LIST, SAVES, SMALL, snapshot, stand_ins
@@ -211,8 +212,18 @@ def test_stopped_search_with_other_flags_is_not_gone_on_with(search, tmp_path, m
 
 def test_images_of_another_number_are_another_search(search):
     search("pools", "--levels", "2")
-    with pytest.raises(UserError, match=r"--data_limit|images"):
+    with pytest.raises(UserError, match=r"--data_limit 200, not with --data_limit 150"):
         search("pools", "--levels", "2", "--data_limit", "150")
+
+
+def test_other_images_of_the_same_number_are_another_search(search, tmp_path):
+    images, labels = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 10
+    flags = ("--dataset", "npz", "--data", str(tmp_path / "set.npz"), "--data_limit", "0", "--levels", "2")
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    search("pools", *flags)
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_test=images + 1, y_test=labels)
+    with pytest.raises(UserError, match=r"pools\.json belongs to a run on other images"):
+        search("pools", *flags)
 
 
 def test_methods_have_folders_of_their_own(small_tickets):

@@ -1,4 +1,4 @@
-"""scripts/reproduce_cifar100.sh, benchmarks.sh and quickstart.sh, with an interpreter that notes how it was called."""
+"""What scripts/*.sh call, with an interpreter that notes how it was called."""
 
 import functools
 import importlib
@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 NOTE = """#!/bin/sh
+if [ "$1" = -c ]; then exec python3 "$@"; fi
 echo "$*" >> "$NOTES"
 case "$*" in
   *"$FAILS"*) echo "this went wrong" >&2; exit 2 ;;
@@ -135,10 +136,25 @@ def test_an_interpreter_is_seen_from_where_the_script_is_called(noted, tmp_path,
     assert "main_imp.py" in " ".join(calls)
 
 
-def parsed(call: str):
-    """What the script of a call makes of its flags."""
+def parsed(call: str, folder: str = ""):
+    """What the script of a call, made in this folder, makes of its flags."""
     name, *flags = shlex.split(call.removeprefix("-u "))
-    return importlib.import_module(name.removesuffix(".py").replace("/", ".")).build_parser().parse_args(flags)
+    module = importlib.import_module((folder + name).removesuffix(".py").replace("/", "."))
+    return module.build_parser().parse_args(flags)
+
+
+@pytest.mark.parametrize(
+    "script, folder, scale, count",
+    [
+        *(("quickstart.sh", "CIFAR/", "", 7), ("cifar_imp.sh", "CIFAR/", "", 1), ("cifar_pools.sh", "CIFAR/", "", 6)),
+        *(("reproduce_cifar100.sh", "", "cpu", 9), ("reproduce_cifar100.sh", "", "gpu", 9)),
+    ],
+)
+def test_the_programs_know_every_flag_that_they_are_called_with(noted, script, folder, scale, count):
+    names = {"ARCHS": "resnet20s", "DATASETS": "cifar10", "SEEDS": "7"}
+    done, calls = noted(script, SCALE=scale or "cpu", **names)
+    assert done.returncode == 0, done.stderr
+    assert len([parsed(call, folder) for call in calls]) == count
 
 
 @pytest.mark.parametrize(("device", "arch"), [("cpu", "resnet20s"), ("cuda", "resnet18"), ("cuda:1", "resnet18")])

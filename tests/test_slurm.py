@@ -84,6 +84,15 @@ def test_steps_have_the_cores_that_the_job_asked_for(job, script, tmp_path):
     assert (tmp_path / "notes.cores").read_text() == "64\n"
 
 
+@pytest.mark.parametrize("script, each", [("cifar_imp.sh", 1), ("cifar_pools.sh", 6)])
+def test_the_tasks_of_an_array_do_together_what_one_command_does(job, script, each):
+    _, whole = job(script, 0)
+    tasks = [job(script, 0, SLURM_ARRAY_TASK_ID=str(number))[1] for number in range(12)]
+    assert [call for task in tasks for call in task] == whole
+    assert {len(task) for task in tasks} == {each} and len({*whole}) == 12 * each
+    assert job(script, 0, SLURM_ARRAY_TASK_ID="12") == (2, [])
+
+
 def test_by_hand_nothing_of_slurm_is_called(job):
     assert [call.split()[0] for call in job("cifar_imp.sh", 75, **ONE)[1]] == ["python"]
 

@@ -132,7 +132,7 @@ MALFORMED = {
     "image dimensions": ("x_test", lambda a: a[0, 0], "shape"),
     "flat images": ("x_train", lambda a: a.reshape(20, -1), "shape"),
     "channels": ("x_train", lambda a: a[..., :2], "shape"),
-    "not square": ("x_test", lambda a: a[:, :8], "square"),
+    "not square": ("x_test", lambda a: a[:, :8], "make them square"),
     "no training image": ("x_train", lambda a: a[:0], "holds no image"),
     "no test image": ("x_test", lambda a: a[:0], "holds no image"),
     "no pixel": ("x_train", lambda a: a[:, :0, :0], "holds no image"),
