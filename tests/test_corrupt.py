@@ -1,6 +1,7 @@
 """corrupt.py: what it writes, that it gets worse with severity, and that the same command writes the same bytes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,14 @@ def coloured(count: int = 6, side: int = 16) -> torch.Tensor:
     rough = torch.rand(count, 3, 4, 4, generator=draws)
     smooth = torch.nn.functional.interpolate(rough, size=side, mode="bilinear")
     return (smooth * 255).byte().permute(0, 2, 3, 1).contiguous()
+
+
+@pytest.fixture(scope="module")
+def corrupted(tmp_path_factory) -> Path:
+    """Digits, corrupted. Nobody may write into it."""
+    folder = tmp_path_factory.mktemp("corrupted") / "images"
+    corrupt.main([*IMAGES, "--save_dir", str(folder)])
+    return folder
 
 
 def written(folder: Path) -> dict[str, np.ndarray]:
@@ -73,67 +82,56 @@ def test_grey_images_have_no_colours_to_saturate():
     assert sorted([*possible(load_data("digits", None, "cpu").test.images), "saturate"]) == sorted(CORRUPTIONS)
 
 
-def test_folder_is_as_cifar_10_c_comes_and_is_read_as_such(tmp_path, capsys):
-    corrupt.main([*IMAGES, "--save_dir", str(tmp_path / "out")])
+def test_folder_is_as_cifar_10_c_comes_and_is_read_as_such(corrupted):
     data = load_data("digits", None, "cpu", data_limit=200)
-    arrays = written(tmp_path / "out")
+    arrays = written(corrupted)
     labels = arrays.pop("labels")
     assert labels.dtype == np.int64 and np.array_equal(labels, np.tile(data.test.labels, 5))
     assert sorted(arrays) == sorted(possible(data.test.images))
     assert {(array.shape, array.dtype.name) for array in arrays.values()} == {((1000, 8, 8, 3), "uint8")}
-    images = CorruptedArrays(tmp_path / "out", data)
+    images = CorruptedArrays(corrupted, data)
     ((pixels, read),) = images.batches("jpeg_compression", 5, 200)
     assert torch.equal(read, data.test.labels)
     assert np.array_equal((pixels * 255).round().permute(0, 2, 3, 1), arrays["jpeg_compression"][800:])
-    assert "200 images under 8 corruptions at 5 severities" in capsys.readouterr().out
 
 
-def test_same_command_writes_the_same_bytes(tmp_path):
-    for name in "ab":
-        corrupt.main([*IMAGES, "--save_dir", str(tmp_path / name), "--quiet"])
-    first, second = (written(tmp_path / name) for name in "ab")
-    assert all(np.array_equal(first[name], second[name]) for name in {*first, *second})
-    corrupt.main([*IMAGES, "--save_dir", str(tmp_path / "a"), "--quiet"])
-    assert all(np.array_equal(array, first[name]) for name, array in written(tmp_path / "a").items())
+def test_same_command_writes_the_same_bytes_and_flags_of_other_images_make_no_difference(corrupted, tmp_path):
+    first = written(corrupted)
+    for flags in ([], ["--val_images", "7", "--no_flip"]):
+        corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--quiet", *flags])
+        second = written(tmp_path)
+        assert all(np.array_equal(first[name], second[name]) for name in {*first, *second})
 
 
-def test_flags_of_other_images_make_no_difference(tmp_path):
-    corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--quiet"])
-    first = written(tmp_path)
-    corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--quiet", "--val_images", "7", "--no_flip"])
-    assert all(np.array_equal(array, first[name]) for name, array in written(tmp_path).items())
+def test_its_flags_are_noted_beside_the_images(corrupted):
+    assert json.loads((corrupted / "corrupted.json").read_text())["settings"]["seed"] == 41
 
 
-def test_its_flags_are_noted_beside_the_images(tmp_path):
-    corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--seed", "7"])
-    assert json.loads((tmp_path / "corrupted.json").read_text())["settings"]["seed"] == 7
-
-
-def test_tickets_in_the_folder_stay_those_of_their_run(fails, small_tickets):
+def test_tickets_in_the_folder_stay_those_of_their_run(fails, small_tickets, capfd):
     before = {path: path.read_bytes() for path in small_tickets.iterdir()}
     corrupt.main([*IMAGES, "--save_dir", str(small_tickets)])
+    assert "200 images under 8 corruptions at 5 severities" in capfd.readouterr().out
     assert {path: path.read_bytes() for path in before} == before
     line = fails(main_imp, *SMALL, *IMP, "--lr", "0.05", "--save_dir", small_tickets)
     assert "settings.json belongs to a run with --lr 0.1, not with --lr 0.05" in line
 
 
-def test_a_run_among_corrupted_images_leaves_them_those_of_their_command(fails, tmp_path):
-    corrupt.main([*IMAGES, "--save_dir", str(tmp_path), "--data_limit", "100"])
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    main_imp.main([*SMALL, *IMP, "--pruning_times", "1", "--save_dir", str(tmp_path)])
+def test_a_run_among_corrupted_images_leaves_them_those_of_their_command(fails, corrupted, tmp_path):
+    folder = Path(shutil.copytree(corrupted, tmp_path / "images"))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    main_imp.main([*SMALL, *IMP, "--pruning_times", "1", "--save_dir", str(folder)])
     assert {path: path.read_bytes() for path in before} == before
-    assert "corrupted.json" in fails(corrupt, *IMAGES, "--save_dir", tmp_path)
+    assert "corrupted.json" in fails(corrupt, *IMAGES, "--save_dir", folder, "--data_limit", 100)
 
 
 # Mistakes
 
 
 @pytest.mark.parametrize("flag, value", [("--seed", 42), ("--data_limit", 100)])
-def test_folder_of_another_command_is_left_alone(fails, tmp_path, flag, value):
-    corrupt.main([*IMAGES, "--save_dir", str(tmp_path)])
-    before = snapshot(tmp_path)
-    assert str(tmp_path) in fails(corrupt, *IMAGES, "--save_dir", tmp_path, flag, value)
-    assert snapshot(tmp_path) == before
+def test_folder_of_another_command_is_left_alone(fails, corrupted, flag, value):
+    before = snapshot(corrupted)
+    assert str(corrupted) in fails(corrupt, *IMAGES, "--save_dir", corrupted, flag, value)
+    assert snapshot(corrupted) == before
 
 
 def test_published_images_are_left_alone(fails, tmp_path):

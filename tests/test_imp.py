@@ -371,16 +371,6 @@ def test_epochs_and_their_scores_are_in_bfloat16_if_that_is_asked_for(amp, tmp_p
 # Files that other programs go on with.
 
 
-def test_files_have_the_keys_of_the_published_scripts(tmp_path):
-    run_imp(tmp_path, pruning_times=2)
-    for record in contents(tmp_path).values():
-        if "state_dict" in record:
-            assert set(record) == {
-                *("state", "result", "epoch", "state_dict", "best_sa", "optimizer", "scheduler", "init_weight"),
-            }
-    assert [last(tmp_path, level)["state"] for level in (0, 1)] == [0, 1]
-
-
 def test_what_no_run_goes_on_from_holds_no_momentum(tmp_path):
     seen = []
 

@@ -151,9 +151,8 @@ def test_finished_run_changes_no_file(tmp_path):
     assert files() == files()
 
 
-@pytest.mark.parametrize("prune_type", ["lt", "rewind_lt", "pt"])
-def test_killed_run_ends_in_the_same_bytes(tmp_path, monkeypatch, prune_type):
-    flags = ["--prune_type", prune_type, "--epochs", "3", "--pruning_times", "2"]
+def test_killed_run_ends_in_the_same_bytes(tmp_path, monkeypatch):
+    flags = ["--epochs", "3", "--pruning_times", "2"]
     whole = run_imp(tmp_path / "whole", *flags)
     for calls in (2, 1):  # within level 0, then within level 1
         stop_after(monkeypatch, imp.ImpRun, "_train_pass", calls)

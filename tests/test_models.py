@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from models.normalize import Normalize, normalize_first
 from models.resnet_cifar import ShortcutA
 from utils.errors import UserError
 
-TICKETS = Path(__file__).resolve().parents[2] / "shared" / "tickets"
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 FIXED = [name for name in models.described_archs() if "D" not in name]
 OPENLTH = [f"imagenet_resnet_{depth}" for depth in openlth.IMAGENET_BLOCKS]
@@ -37,25 +35,6 @@ def _parameters(net: torch.nn.Module) -> int:
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
-
-
-def _load(path: Path) -> dict:
-    return torch.load(path, weights_only=True, map_location="cpu")
-
-
-def _openlth_ticket() -> dict[str, torch.Tensor]:
-    """The dense ticket of the OpenLTH run, without the prefix that OpenLTH puts before its keys."""
-    paths = sorted(TICKETS.glob("openlth_imagenet/lottery_*/replicate_1/level_0/main/model_ep3_it0.pth"))
-    if not paths:
-        pytest.skip("the OpenLTH tickets are not in shared/tickets")
-    return {key.removeprefix("model."): tensor for key, tensor in _load(paths[0]).items()}
-
-
-def _published_ticket() -> dict[str, torch.Tensor]:
-    path = TICKETS / "published_cifar" / "0model_SA_best.pth.tar"
-    if not path.exists():
-        pytest.skip("the published tickets are not in shared/tickets")
-    return _load(path)["state_dict"]
 
 
 # VGG-11 by hand: 9 weights for each pair of channels that a convolution joins, 9·(3·64 + 64·128 + 128·256 + 256·256
@@ -193,23 +172,6 @@ for number in range(60):
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_published_ticket_fits_resnet20s():
-    ticket = _published_ticket()
-    net = models.build("resnet20s", 100, MEAN, STD)
-    assert _shapes(net.state_dict()) == _shapes(ticket)
-    net.load_state_dict(ticket)
-    assert torch.equal(net.normalize.mean, ticket["normalize.mean"])
-
-
-def test_openlth_ticket_fits_imagenet_resnet():
-    ticket = _openlth_ticket()
-    net = models.build("imagenet_resnet_18_8", 20, MEAN, STD)
-    own = {key: value for key, value in net.state_dict().items() if not key.startswith("normalize.")}
-    assert _shapes(own) == _shapes(ticket)
-    net.load_state_dict(ticket, strict=False)
-    assert torch.equal(net.fc.weight, ticket["fc.weight"])
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])

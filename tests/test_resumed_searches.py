@@ -157,13 +157,11 @@ def test_level_asked_for_alone_leaves_the_finished_ones_in_the_table(search, cap
         *(["--interpolation_value_list", "0.5"], ["--interpolate_method", "interpolate_swa"], ["--amp"]),
     ],
 )
-def test_another_search_is_kept_out_of_the_folder_of_a_finished_one(search, flags):
-    folder = search("pools", "--levels", "2")
-    before = snapshot(folder)
-    with pytest.raises(UserError, match=rf"pools\.json .*{flags[0]}\b") as error:
-        search("pools", *flags)
-    assert "another folder" in str(error.value)
-    assert snapshot(folder) == before
+def test_another_search_is_kept_out_of_the_folder_of_a_finished_one(whole, search, flags):
+    before = snapshot(whole)
+    with pytest.raises(UserError, match=rf"pools\.json .*{flags[0]}\b.*another folder"):
+        search(str(whole), *flags)
+    assert snapshot(whole) == before
 
 
 def test_flags_that_made_nothing_yet_can_be_corrected(fails, search, small_tickets, tmp_path):
@@ -421,14 +419,3 @@ def test_denser_tickets_stay_out(small_tickets, method):
     for entry in entries:
         tried = {step["candidate"] for step in entry["steps"]} | {member["level"] for member in entry["members"]}
         assert tried | {entry["level"]} == {level for level in levels if level >= entry["level"]}
-
-
-def test_a_folder_of_before_a_flag_was_there_counts_as_made_without_it(search, fails, tmp_path):
-    folder = search("pools", "--levels", "0")
-    path = folder / "pools.json"
-    content = json.loads(path.read_text())
-    del content["settings"]["passes"]
-    path.write_text(json.dumps(content))
-    flags = [*SMALL, *LIST, "--checkpoint", tmp_path / "tickets", "--save_dir", folder, "--levels", "0"]
-    assert "--passes 1, not with --passes 2" in fails(Lottery_pools, *flags, "--passes", "2")
-    search("pools", "--levels", "0")
