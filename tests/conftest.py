@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,8 @@ from CIFAR import Lottery_pools as cifar_pools
 from CIFAR import main_imp
 from CIFAR.dataset import ImageData, load_data
 from ImageNet import Lottery_pools, evaluate
-from utils import figures, tickets
+from utils import figures as figures_module
+from utils import tickets
 from utils.corruptions import SEVERITIES
 from utils.folders import hold_lock
 from utils.parser import run_script
@@ -30,7 +32,7 @@ from utils.randomness import generator
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-pytest.register_assert_rewrite("script_runs")
+pytest.register_assert_rewrite("script_runs", "tiny_imp")
 
 # As many as make test gives, for a plain pytest too: what one thread sums up and what two do differs in the last bits.
 torch.set_num_threads(1)
@@ -61,7 +63,7 @@ STARTS = ["--parallel", "starts"]
 def stand_ins() -> Iterator[None]:
     """Pictures are made as ever and not drawn, which would take longer than all else that a small run does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "write", write_stand_in)
+        patch.setattr(figures_module, "write", write_stand_in)
         yield
 
 
@@ -73,6 +75,30 @@ def _pictures(request) -> Iterator[None]:
     """
     with contextlib.nullcontext() if request.node.get_closest_marker("pictures") else stand_ins():
         yield
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list:
+    """The figures drawn, to count what is in them; they are written as ever."""
+    drawn, write = [], figures_module.write
+
+    def note(figure, path, **options) -> None:
+        drawn.append(figure)
+        write(figure, path, **options)
+
+    monkeypatch.setattr(figures_module, "write", note)
+    return drawn
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Hundreds of runs: without pictures, without waiting for the disk, and on one thread, which suits tiny tensors."""
+    monkeypatch.setattr("utils.report.plot_curves", lambda *args, **kwargs: None)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -308,6 +334,42 @@ def launch(tmp_path) -> Iterator[Callable[..., Launched]]:
         yield run
 
 
+class Script:
+    """A script of CIFAR/ in a process of its own."""
+
+    def __init__(self, name: str, *arguments: object):
+        command = [sys.executable, name, *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT / "CIFAR", env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes
+        )
+
+    def wait_for(self, word: str) -> None:
+        for line in self.process.stdout:
+            if word in line:
+                return
+        raise AssertionError(f"the script ended without {word}: {self.process.stderr.read()}")
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and standard error."""
+        errors = self.process.communicate(timeout=120)[1]
+        return self.process.returncode, errors
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, whoever has to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 @pytest.fixture(autouse=True)
 def _sigterm() -> Iterator[None]:
     """A script leaves SIGTERM ignored at its end, and so would be all processes that later tests start."""
@@ -354,3 +416,13 @@ def search(small_tickets, tmp_path):
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
     return load_data("digits", None, "cpu", data_limit=200)
+
+
+class Bomb:
+    """Writes a file when it is unpickled carelessly."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.write_text, (self.target, "code ran")

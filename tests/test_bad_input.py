@@ -3,7 +3,6 @@
 import json
 import pickle
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import IMP, ROOT, SMALL, snapshot
+from conftest import IMP, ROOT, SMALL, Bomb, free_port, snapshot
 
 from CIFAR import Lottery_pools, evaluate, main_imp
 from utils.parser import run_script
@@ -57,10 +56,7 @@ def imp_fails(fails, tmp_path):
 @pytest.fixture
 def unreachable() -> str:
     """An address at which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    return f"http://127.0.0.1:{port}/cifar.tar.gz"
+    return f"http://127.0.0.1:{free_port()}/cifar.tar.gz"
 
 
 def assert_names(line: str, *words: object) -> None:
@@ -147,16 +143,6 @@ def test_damaged_ticket(pools_fail, small_tickets, tmp_path, damage):
         }
         path.write_bytes(damaged[damage])
     assert_names(pools_fail(), path)
-
-
-class Bomb:
-    """Writes a file when it is unpickled carelessly."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __reduce__(self):
-        return Path.write_text, (self.target, "code ran")
 
 
 @pytest.mark.parametrize(

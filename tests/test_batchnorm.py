@@ -1,12 +1,9 @@
-import copy
-
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from utils.batchnorm import recalibrate
-from utils.evaluation import Evaluator
 
 
 def make_net() -> nn.Sequential:
@@ -145,42 +142,3 @@ def test_no_gradients_are_recorded():
 
     recalibrate(nn.Sequential(nn.BatchNorm2d(3), Watch()), make_batches(4))
     assert torch.is_grad_enabled()
-
-
-class OneBatch:
-    """Data that remember what they were asked for."""
-
-    def __init__(self):
-        self.calls = []
-
-    def bn_batches(self, batch_size, *purpose, limit=0):
-        self.calls.append((batch_size, purpose, limit))
-        yield torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([0, 1])
-
-
-def test_a_state_gets_statistics_of_its_own_and_stays_as_it_was():
-    data, net = OneBatch(), nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
-    state = {**copy.deepcopy(net.state_dict()), "0.weight": torch.full((1, 1, 1, 1), 3.0)}
-    result = Evaluator("tiny", [net], data, 128, bn_images=1000).recalibrate(state, 41, "recalibrate", 5, 2)
-    assert data.calls == [(128, (41, "recalibrate", 5, 2), 1000)]
-    assert result["0.weight"].item() == 3.0
-    assert result["1.running_mean"].item() == 6.0
-    assert state["1.running_mean"].item() == 0.0
-
-
-def test_without_updates_a_state_keeps_its_statistics_unless_images_are_asked_for():
-    data, net = OneBatch(), nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
-    state = {**copy.deepcopy(net.state_dict()), "0.weight": torch.full((1, 1, 1, 1), 3.0)}
-    evaluator = Evaluator("tiny", [net], data, 128, bn_images=1000, update_bn=False)
-    assert evaluator.recalibrate(state, 1) is state and not data.calls
-    assert evaluator.recalibrate(state, 1, bn_images=0)["1.running_mean"].item() == 6.0
-    assert data.calls == [(128, (1,), 0)]
-
-
-def test_the_next_state_does_not_change_the_one_before():
-    """One network lends itself to all of them."""
-    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
-    evaluator, state = Evaluator("tiny", [net], OneBatch(), 128), copy.deepcopy(net.state_dict())
-    first = evaluator.recalibrate({**state, "0.weight": torch.full((1, 1, 1, 1), 3.0)}, 1)
-    evaluator.recalibrate({**state, "0.weight": torch.full((1, 1, 1, 1), 5.0)}, 1)
-    assert (first["0.weight"].item(), first["1.running_mean"].item()) == (3.0, 6.0)

@@ -11,28 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Bomb
+from mutations import saved
 from torch import nn
 
 from utils import checkpoint
 from utils.errors import UserError
 
 CONTENT = {"state_dict": {"conv.weight": torch.arange(6.0).view(2, 3)}, "mask": {}, "epoch": 3, "notes": ["a", 0.5]}
-
-
-class Bomb:
-    """Writes a file when it is unpickled carelessly."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __reduce__(self):
-        return Path.write_text, (self.target, "code ran")
-
-
-def saved(content: object, **options) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, **options)
-    return buffer.getvalue()
 
 
 def names(folder: Path) -> list[str]:

@@ -7,42 +7,11 @@ from statistics import mean, stdev
 
 import pytest
 from conftest import snapshot
-from test_report import assert_shows_something
+from script_runs import assert_shows_something, write_pools
 
 from CIFAR import evaluate
 from utils import comparison, pool_results, report
 from utils.errors import UserError
-
-COEFFICIENTS = {"Lottery Pools": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], "average": [0.5]}
-
-
-def write_pools(folder: Path, label: str, accuracies: dict, seed: int = 1, digests: bool = True, **flags) -> Path:
-    """A pools.json: `accuracies` maps levels to those of ticket and pool; seeds have tickets of their own."""
-    method = {"SWA": "interpolate_swa", "EMA 0.95": "interpolate_ema"}.get(label, "Lottery_pools")
-    settings = {
-        "interpolate_method": method,
-        "interpolation_value_list": COEFFICIENTS.get(label, COEFFICIENTS["Lottery Pools"]),
-        "EMA_value": 0.95,
-        "seed": seed,
-        "search_num": 19,
-        **flags,
-    }
-    pools = [
-        {
-            "level": level,
-            "density": 0.8**level,
-            "ticket_val_accuracy": ticket - seed,
-            "ticket_test_accuracy": ticket,
-            "pool_test_accuracy": pool,
-        }
-        for level, (ticket, pool) in accuracies.items()
-    ]
-    content = {"settings": settings, "versions": {}, "pools": pools}
-    if digests:
-        content["tickets"] = [[level, f"{seed} {level}"] for level in accuracies]
-    folder.mkdir(parents=True)
-    (folder / "pools.json").write_text(json.dumps(content))
-    return folder
 
 
 @pytest.fixture

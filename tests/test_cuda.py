@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import IMP, SMALL
-from test_preemption import Script
+from conftest import IMP, SMALL, Script
 from torch import Tensor, nn
 
 import models

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from test_sources import assert_refused, npz_arrays, write_npz
+from script_runs import assert_refused, npz_arrays, write_npz
 from torchvision.transforms import functional as vision
 
 from CIFAR import Lottery_pools, dataset

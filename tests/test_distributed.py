@@ -6,17 +6,16 @@ import socket
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ROOT
-from test_launch_env import SLURM, add_scontrol
+from conftest import ROOT, free_port, gone
+from slurm_env import SLURM, add_scontrol
 
-from utils import cli, distributed
+from utils import distributed
 from utils.distributed import Processes, connect, wait_for_port
 from utils.errors import UserError
 from utils.launch_env import RankInfo
@@ -99,11 +98,6 @@ def start(clean_env, tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
         process.communicate()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_shards_cover_every_item_once(world_size):
     for n in range(11):
@@ -122,19 +116,6 @@ def test_a_process_alone_joins_nothing_and_gets_back_what_it_gives(clean_env):
         assert processes.broadcast_object("x") == "x" and processes.gather_objects("x") == ["x"]
         assert processes.shard(4) == slice(0, 4)
         processes.barrier()
-
-
-@pytest.mark.parametrize("device, gpu, wanted", [("auto", None, "cuda"), ("auto", 1, "cuda:1"), ("cpu", 1, "cpu")])
-def test_auto_is_cuda_where_there_is_one(device, gpu, wanted, monkeypatch):
-    args = Namespace(device=device, gpu=gpu)
-    for is_there, expected in ((True, wanted), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda is_there=is_there: is_there)
-        assert cli._wanted_device(args) == expected
-
-
-def test_gpu_of_a_device_without_a_number():
-    assert cli._wanted_device(Namespace(device="cuda", gpu=1)) == "cuda:1"
-    assert cli._wanted_device(Namespace(device="cuda:0", gpu=1)) == "cuda:0"
 
 
 def test_devices(monkeypatch):
@@ -287,11 +268,3 @@ def test_a_rank_does_not_outlive_its_launcher(start, tmp_path):
     while not gone(pid):
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended, whoever has to collect it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, snapshot
-from PIL import Image
+from script_runs import assert_shows_something, change_network, entries
 
 import models
-from CIFAR import Lottery_pools, evaluate, main_imp
+from CIFAR import Lottery_pools, evaluate
 from CIFAR.corruptions import CorruptedArrays
 from CIFAR.dataset import Split, load_data
 from utils import checkpoint
@@ -38,10 +38,9 @@ PICTURES = [f"{name}.{kind}" for name in ("accuracy", "reliability") for kind in
 
 
 @pytest.fixture(scope="module")
-def _run(tmp_path_factory) -> Path:
+def _run(_small_tickets, tmp_path_factory) -> Path:
     """Tickets of a tiny network on digits, levels 0 to 2, and beside them the pools of two methods from levels 0, 1."""
-    folder = tmp_path_factory.mktemp("run") / "tickets"
-    main_imp.main([*SMALL, "--epochs", "2", "--rewind_epoch", "1", "--pruning_times", "3", "--save_dir", str(folder)])
+    folder = Path(shutil.copytree(_small_tickets, tmp_path_factory.mktemp("run") / "tickets"))
     for method in (["Lottery_pools", "--interpolation_value_list", "0.5"], ["interpolate_swa"]):
         search = ["--interpolate_method", *method, "--levels", "0", "1", "--quiet"]
         Lottery_pools.main([*SMALL, *search, "--checkpoint", str(folder)])
@@ -66,10 +65,6 @@ def scores(tmp_path, capsys):
     return run
 
 
-def pools_json(folder: Path) -> list[dict]:
-    return json.loads((folder / "pools.json").read_text())["pools"]
-
-
 def by_name(networks: list[dict]) -> dict[tuple[str, int], dict]:
     return {(network["method"], network["level"]): network for network in networks}
 
@@ -81,20 +76,12 @@ def digits_evaluator() -> tuple[Split, Evaluator]:
     return data.test, Evaluator("cifar_resnet_8_4", [net], data, 64)
 
 
-def change(path: Path, amount: float) -> None:
-    """Another network of the same shape, in the file of the old one."""
-    record = torch.load(path, weights_only=True)
-    record["state_dict"]["fc.bias"] += amount * torch.arange(10.0)
-    torch.save(record, path)
-
-
 def assert_are_pictures(folder: Path, *names: str) -> None:
     for name in names:
         if name.endswith(".pdf"):
             assert (folder / name).read_bytes().startswith(b"%PDF")
         else:
-            with Image.open(folder / name) as image:
-                assert min(image.size) > 200
+            assert_shows_something(folder / name)
 
 
 # Scores
@@ -106,7 +93,7 @@ def test_scores_are_those_that_the_search_recorded(run, scores, tmp_path):
     networks, _ = scores(*folders, "--score")
     found = by_name(networks)
     for folder in folders:
-        for entry in pools_json(folder):
+        for entry in entries(folder):
             pool, ticket = found[METHODS[folder.name], entry["level"]], found["ticket", entry["level"]]
             assert pool["accuracy"] == entry["pool_test_accuracy"]
             assert ticket["accuracy"] == entry["ticket_test_accuracy"]
@@ -251,7 +238,7 @@ def test_pools_elsewhere_find_their_tickets_when_these_are_named(run, scores, tm
 
 
 def test_ticket_that_changed_since_is_no_longer_the_pools(run, scores):
-    change(run / "0model_SA_best.pth.tar", 0.5)
+    change_network(run / "0model_SA_best.pth.tar", 0.5)
     networks, printed = scores(run / "pools/interpolate_swa", "--score")
     found = by_name(networks)
     assert found["SWA", 0]["gain"] is None and found["SWA", 1]["gain"] is not None
@@ -281,7 +268,7 @@ def test_openlth_runs_and_their_files_are_scored(openlth_tickets, tmp_path):
 def test_runs_of_one_method_and_level_become_mean_and_deviation(run, scores, tmp_path):
     second = Path(shutil.copytree(run, tmp_path / "second"))
     for path in second.glob("*model_SA_best*"):
-        change(path, 0.3)
+        change_network(path, 0.3)
     networks, printed = scores(run, second)
     summary = json.loads((tmp_path / "out/evaluation.json").read_text())["summary"]
     assert [(group["level"], group["networks"]) for group in summary] == [(0, 2), (1, 2), (2, 2)]
@@ -296,7 +283,7 @@ def test_p_values_of_several_runs_are_counted(run, scores, tmp_path):
     second = Path(shutil.copytree(run, tmp_path / "second"))
     _, evaluator = digits_evaluator()
     for file in find_tickets(second)[:2]:  # of another run, then, and the pools are theirs
-        change(file.path, 0.3)
+        change_network(file.path, 0.3)
         pool = second / f"pools/interpolate_swa/{file.level}pool.pth.tar"
         record = torch.load(pool, weights_only=True)
         record["tickets"][0][1] = evaluator.read_ticket(file).digest()
@@ -403,9 +390,7 @@ def test_ensembles_stand_beside_pools_with_their_cost(run, ensembles, capsys):
     evaluate.main([str(run / "pools/interpolate_swa"), str(ensembles), "--save_dir", str(run / "out")])
     header, _, *rows, gains, networks = capsys.readouterr().out.splitlines()[:-1]
     assert header.split()[-2:] == ["SWA", "ensemble"]
-    assert [row.split()[-1] for row in rows] == [
-        f"{entry['pool_test_accuracy']:.2f}" for entry in pools_json(ensembles)
-    ]
+    assert [row.split()[-1] for row in rows] == [f"{entry['pool_test_accuracy']:.2f}" for entry in entries(ensembles)]
     assert gains.split()[:2] == ["mean", "gain"]
     assert networks.split() == ["networks", "1", "2-3"]
 
@@ -554,7 +539,7 @@ def test_ensembles_are_scored_by_the_mean_of_their_members_probabilities(
     assert "up to 3 networks run" in printed
     test, evaluator = digits_evaluator()
     tickets = {file.level: evaluator.read_ticket(file) for file in find_tickets(run)}
-    for recorded, members in zip(pools_json(ensembles), ([0, 1], [1, 0, 2]), strict=True):
+    for recorded, members in zip(entries(ensembles), ([0, 1], [1, 0, 2]), strict=True):
         entry = by_name(networks)["ensemble", recorded["level"]]
         assert entry["networks"] == len(members)
         assert entry["accuracy"] == recorded["pool_test_accuracy"]

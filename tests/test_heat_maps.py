@@ -9,21 +9,13 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from test_report import assert_shows_something
+from script_runs import assert_shows_something
 
 from utils import figures as figures_module
 from utils import heat_maps
 
 pytestmark = pytest.mark.pictures
 COEFFICIENTS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
-
-
-@pytest.fixture
-def figures(monkeypatch) -> list:
-    """The figures drawn; they are written as ever."""
-    drawn, write = [], figures_module.write
-    monkeypatch.setattr(figures_module, "write", lambda figure, path: (drawn.append(figure), write(figure, path)))
-    return drawn
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Which process this is, by the variables of torchrun and of Slurm."""
 
 import os
-from pathlib import Path
 
 import pytest
+from slurm_env import SLURM, add_scontrol
 
 from utils.errors import UserError
 from utils.launch_env import RankInfo, cores_each, read_rank_info
@@ -16,26 +16,6 @@ TORCHRUN = {
     "MASTER_ADDR": "host0",
     "MASTER_PORT": "8020",
 }
-SLURM = {
-    "SLURM_JOB_ID": "1000",
-    "SLURM_JOB_NODELIST": "node[07-08]",
-    "SLURM_STEP_ID": "0",
-    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
-    "SLURM_NTASKS": "4",
-    "SLURM_NODEID": "1",
-    "SLURM_PROCID": "3",
-    "SLURM_LOCALID": "1",
-}
-SCONTROL = """#!/bin/sh
-[ "$1 $2" = "show hostnames" ] || exit 1
-case "$3" in "node[07-08]") echo node07; echo node08 ;; localhost) echo localhost ;; *) exit 1 ;; esac
-"""
-
-
-def add_scontrol(folder: Path) -> None:
-    """Put a stand-in for Slurm's program that spells lists of hosts out into `folder`."""
-    (folder / "scontrol").write_text(SCONTROL)
-    (folder / "scontrol").chmod(0o755)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import shlex
 import signal
 import socket
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import free_port, gone
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import multiproc
@@ -88,19 +88,9 @@ def in_process(monkeypatch) -> None:
     monkeypatch.setattr(multiproc.logging, "disable", lambda: None)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process still runs: one that nobody has collected yet does not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 def assert_gone(pids: list[int], seconds: float = 5) -> None:
     end = time.monotonic() + seconds
-    while any(map(alive, pids)):
+    while not all(map(gone, pids)):
         assert time.monotonic() < end, "a process is left behind"
         time.sleep(0.05)
 
@@ -202,11 +192,6 @@ def test_launchers_of_two_machines_do_not_share_a_folder_for_logs(tmp_path, monk
     assert {*(tmp_path / "logs").iterdir()} == folders and len(folders) == 2
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 def test_two_ranks_one_terminal_and_a_file_each(launch, tmp_path):
     port = free_port()
     run = launch("--nproc_per_node", 2, "agree.py", "data", "--master_port", port, "-j32", "two words", "$HOME").end()
@@ -249,7 +234,7 @@ def test_a_rank_that_dies_ends_all(launch):
     start = time.monotonic()
     end = run.end()
     assert time.monotonic() - start < 15
-    assert not any(map(alive, pids))
+    assert all(map(gone, pids))
     assert end.status == 128 + signal.SIGABRT
     assert end.err[0].startswith("multiproc.py: rank 1 was killed by SIGABRT; its log: ")
 
@@ -269,4 +254,4 @@ def test_a_signal_ends_all(launch):
         run.process.send_signal(number)
         assert run.end().status == status
         assert time.monotonic() - start < 8
-        assert not any(map(alive, pids))
+        assert all(map(gone, pids))

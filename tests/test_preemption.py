@@ -1,6 +1,5 @@
 """SIGTERM: an epoch is saved as far as it has come, the exit status says so, and nothing of it is computed again."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import IMP, ROOT, SMALL
+from conftest import IMP, ROOT, SMALL, Script
 from PIL import Image
-from test_imp import SELDOM, Data, assert_equal, contents, last, make_net, make_settings, quick  # noqa: F401
+from tiny_imp import SELDOM, Data, assert_equal, contents, last, make_net, make_settings
 
 from CIFAR import Lottery_pools
 from ImageNet.dataset import ImageFolders
@@ -22,6 +21,7 @@ from utils.imp import ImpRun
 from utils.tickets import RunFiles
 from utils.training import Schedule
 
+pytestmark = pytest.mark.usefixtures("quick")
 TWO_EPOCHS = {"epochs": 2, "schedule": Schedule(0.1, (1,)), "batch_size": 12}
 
 
@@ -160,28 +160,6 @@ def test_the_signal_changes_nothing_once_a_script_is_done(end):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == {"pass": 0, "rais": 2}.get(end[:4], 75), done.stderr
-
-
-class Script:
-    """A script of CIFAR/ in a process of its own."""
-
-    def __init__(self, name: str, *arguments: object):
-        command = [sys.executable, name, *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT / "CIFAR", env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes
-        )
-
-    def wait_for(self, word: str) -> None:
-        for line in self.process.stdout:
-            if word in line:
-                return
-        raise AssertionError(f"the script ended without {word}: {self.process.stderr.read()}")
-
-    def end(self) -> tuple[int, str]:
-        """Exit status and standard error."""
-        errors = self.process.communicate(timeout=120)[1]
-        return self.process.returncode, errors
 
 
 def test_scripts_stop_with_a_status_of_their_own_and_go_on(small_tickets, tmp_path):

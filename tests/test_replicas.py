@@ -1,4 +1,4 @@
-"""main_imp.py --replicas: each level is the mean of several trainings of its mask. test_imp has the tiny network."""
+"""main_imp.py --replicas: each level is the mean of several trainings of its mask. tiny_imp has the network."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import IMAGENET_IMP, IMAGENET_SEARCH, IMP, SMALL, in_two_processes
-from test_imp import (  # noqa: F401
+from tiny_imp import (
     CONVOLUTIONS,
     Data,
     assert_equal,
@@ -25,7 +25,6 @@ from test_imp import (  # noqa: F401
     mask_of,
     masked,
     plain,
-    quick,
     state_of,
     ticket,
 )
@@ -41,6 +40,7 @@ from utils.replicas import ReplicasRun
 from utils.tickets import OpenlthRunFiles, RunFiles, find_tickets, holds_tickets, read_ticket
 from utils.training import Schedule
 
+pytestmark = pytest.mark.usefixtures("quick")
 BATCH_NORM = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
 SHORT = {"epochs": 2, "schedule": Schedule(0.1, (1,)), "batch_size": 12, "pruning_times": 2}
 

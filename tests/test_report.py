@@ -1,13 +1,10 @@
 import csv
 import warnings
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from script_runs import assert_shows_something
 
-from utils import figures as figures_module
 from utils import report
 
 pytestmark = pytest.mark.pictures
@@ -19,27 +16,6 @@ def _warnings_are_errors():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-
-
-@pytest.fixture
-def figures(monkeypatch) -> list:
-    """The figures drawn, to count what is in them; they are written as ever."""
-    drawn, write = [], figures_module.write
-
-    def note(figure, path, **options) -> None:
-        drawn.append(figure)
-        write(figure, path, **options)
-
-    monkeypatch.setattr(figures_module, "write", note)
-    return drawn
-
-
-def assert_shows_something(path: Path) -> None:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert min(image.size) > 300
-        pixels = np.asarray(image.convert("L"))
-    assert 0.005 < (pixels < 200).mean() < 0.6, "neither blank nor black"
 
 
 def geometric(count: int, gain: float = 0.0) -> list[tuple[float, float]]:

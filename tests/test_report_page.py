@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 from matplotlib.figure import Figure
-from test_comparison import write_pools
+from script_runs import write_pools
 
 from CIFAR import Lottery_pools, evaluate
 from utils.figures import write

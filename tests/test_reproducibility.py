@@ -9,11 +9,11 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import IMP, ROOT, SMALL
+from script_runs import load
 from torch import nn
 
 from CIFAR import Lottery_pools, main_imp
@@ -39,10 +39,6 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
-
-
-def load(path: Path) -> dict:
-    return torch.load(path, weights_only=True)
 
 
 def test_more_images_than_float32_can_count_are_counted_exactly():

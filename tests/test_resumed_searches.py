@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LIST, SAVES, SMALL, snapshot, stand_ins
-from script_runs import ENSEMBLE, METHODS, assert_same_pools, change_ticket, load, pools_json, stop_after, table_of
+from script_runs import ENSEMBLE, METHODS, assert_same_pools, change_network, load, pools_json, stop_after, table_of
 
 from CIFAR import Lottery_pools, main_imp
 from utils import provenance
@@ -276,7 +276,7 @@ def test_a_start_whose_candidate_changed_is_searched_again(small_tickets):
     command = [*SMALL, *LIST, "--checkpoint", str(small_tickets), "--search_num", "1"]
     Lottery_pools.main(command)
     before = pools_json(small_tickets / "pools" / "Lottery_pools_0.3_0.7")["pools"]
-    change_ticket(small_tickets, 1)
+    change_network(small_tickets / "1model_SA_best.pth.tar")
     Lottery_pools.main(command)
     after = pools_json(small_tickets / "pools" / "Lottery_pools_0.3_0.7")["pools"]
     assert before[0]["steps"][0]["candidate"] == 1
@@ -285,7 +285,7 @@ def test_a_start_whose_candidate_changed_is_searched_again(small_tickets):
 
 def test_pools_of_other_tickets_are_named_and_only_those_asked_for_are_made_again(search, small_tickets, capfd):
     search("pools")
-    change_ticket(small_tickets, 1)
+    change_network(small_tickets / "1model_SA_best.pth.tar")
     capfd.readouterr()
     folder = search("pools", "--levels", "0")
     log = capfd.readouterr().out

@@ -5,13 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
-import models
-from CIFAR.dataset import load_data
 from utils.errors import UserError
-from utils.evaluation import Evaluator
 from utils.learned import GROUPS, learn_shares, learned, mix, stack
 from utils.pools import Member, Tools
 from utils.predictions import mean_probabilities
@@ -310,23 +305,3 @@ def test_a_loss_that_diverges_is_said():
     bad = Tools(keep_largest, None, lambda state: (math.nan, {"w": state["w"]}))
     with pytest.raises(UserError, match=r"nan at step 1.*--learned_lr"):
         learn_shares(stack(states), states[0], bad, 3, 0.1)
-
-
-@pytest.mark.parametrize("amp", [False, True])
-def test_loss_and_gradient_on_validation_images_are_those_of_plain_autograd(amp, monkeypatch):
-    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
-    data = load_data("digits", None, "cpu", val_images=1201, data_limit=1400)  # the last batches are smaller
-    net = models.build("cifar_resnet_8_4", len(data.classes), data.mean, data.std)
-    evaluator = Evaluator("cifar_resnet_8_4", [net], data, 64, amp=amp)
-    state = {name: value.clone() for name, value in net.state_dict().items()}
-    assert evaluator.validate(state).images == 1201
-    loss, gradients = evaluator.loss_gradient(state)
-    leaves = {name: state[name].clone().requires_grad_() for name, _ in net.named_parameters()}
-    images = data.val.images.permute(0, 3, 1, 2) / 255
-    expected = cross_entropy(functional_call(net.eval(), {**state, **leaves}, (images,)), data.val.labels)
-    expected.backward()
-    tolerance = {"rtol": 0.1, "atol": 0.05} if amp else {"rtol": 1e-4, "atol": 1e-6}
-    assert loss == pytest.approx(expected.item(), rel=1e-2 if amp else 1e-5)
-    assert {*gradients} == {*leaves}
-    for name, leaf in leaves.items():
-        torch.testing.assert_close(gradients[name], leaf.grad, **tolerance)

@@ -2,7 +2,6 @@ import hashlib
 import io
 import multiprocessing
 import pickle
-import socket
 import subprocess
 import sys
 import tarfile
@@ -16,21 +15,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import SHARED
+from conftest import SHARED, free_port
+from script_runs import assert_refused, npz_arrays, write_npz
 
 from CIFAR.dataset import CIFAR_STATISTICS, ImageData, channel_statistics, load_data
-from utils.errors import UserError
-
-
-def assert_refused(dataset: str, data: Path | None, *words: str, **options) -> None:
-    """Loading ends in a UserError, on one line, that has all of `words`."""
-    with pytest.raises(UserError) as caught:
-        load_data(dataset, data, "cpu", **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message
-
 
 # -------------------------------------------------------------------------------------------------------------- digits
 
@@ -66,22 +54,6 @@ def test_digits_are_the_same_every_time_and_each_is_there_once():
 
 
 # ----------------------------------------------------------------------------------------------------------------- npz
-
-
-def npz_arrays(train: int = 20, test: int = 6, side: int = 16, channels: int | None = 3) -> dict[str, np.ndarray]:
-    shape = (side, side) if channels is None else (side, side, channels)
-    numbers = np.random.default_rng(0)
-    return {
-        "x_train": numbers.integers(0, 256, (train, *shape), dtype=np.uint8),
-        "y_train": np.arange(train) % 4,
-        "x_test": numbers.integers(0, 256, (test, *shape), dtype=np.uint8),
-        "y_test": np.arange(test) % 4,
-    }
-
-
-def write_npz(folder: Path, arrays: dict) -> Path:
-    np.savez(folder / "set.npz", **arrays)
-    return folder / "set.npz"
 
 
 def test_npz_round_trip(tmp_path):
@@ -243,16 +215,9 @@ def cifar(request, monkeypatch):
         monkeypatch.setattr(source, attribute, [[name, md5(files[name])] for name in names])
     monkeypatch.setattr(source, "meta", source.meta | {"md5": md5(files[source.meta["filename"]])})
     monkeypatch.setattr(source, "tgz_md5", md5(archive))
-    monkeypatch.setattr(source, "url", f"http://127.0.0.1:{closed_port()}/{source.filename}")
+    monkeypatch.setattr(source, "url", f"http://127.0.0.1:{free_port()}/{source.filename}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return request.param, source, files, archive
-
-
-def closed_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

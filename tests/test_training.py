@@ -9,7 +9,6 @@ from torch.nn.utils import prune
 from torch.optim.lr_scheduler import MultiStepLR
 
 from utils.distributed import SINGLE
-from utils.evaluation import Evaluator, Score, autocast, evaluate, precision_name
 from utils.training import Schedule, _pruned_weights, make_optimizer, restore_momentum, train_epoch
 
 
@@ -176,30 +175,6 @@ def test_mixed_precision_leaves_weights_and_statistics_in_float32(monkeypatch):
     assert torch.allclose(net[6].weight, exact[6].weight, atol=0.05)
 
 
-def test_a_device_without_bfloat16_computes_in_float32_and_says_so(monkeypatch):
-    cpu = torch.device("cpu")
-    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: False)
-    with autocast(cpu, amp=True):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    assert precision_name(cpu, amp=True).startswith("float32 (")
-    assert precision_name(cpu, amp=False) == "float32"
-    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
-    with autocast(cpu, amp=True):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    assert precision_name(cpu, amp=True) == "bfloat16"
-
-
-def test_float32_on_a_gpu_is_called_what_its_convolutions_compute_in(monkeypatch):
-    gpu = torch.device("cuda")  # to be named, not to be used
-    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: True)
-    for allowed, name in ((True, "float32 (convolutions in TF32)"), (False, "float32")):
-        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-        assert precision_name(gpu, amp=False) == name
-    monkeypatch.setattr("utils.evaluation.has_bfloat16", lambda device: False)  # nor has it TF32
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    assert precision_name(gpu, amp=False) == "float32"
-
-
 # The learning-rate schedule.
 
 
@@ -279,69 +254,7 @@ def test_a_scheduler_of_torch_goes_on_from_the_state_of_any_epoch(done):
     assert scheduler.last_epoch == 9
 
 
-# What a network is worth. The "network" reads its answers from the images: one pixel a class.
-
-
-def answers(*logits: list[float]) -> torch.Tensor:
-    return torch.tensor(logits)[:, :, None, None]
-
-
-def test_a_score_is_in_percent_and_nats_an_image():
-    score = Score(correct=3, images=8, loss_sum=4.0)
-    assert (score.accuracy, score.loss) == (37.5, 0.5)
-
-
-def test_right_answers_and_losses_are_summed_over_batches_of_any_size():
-    third = math.log(3)
-    batches = [
-        (answers([0, third], [third, 0], [0, third]), torch.tensor([1, 1, 1])),
-        (answers([third, 0]), torch.tensor([0])),
-    ]
-    score = evaluate(nn.Flatten(), batches)
-    # Odds of 3 to 1: -log(3/4) where the answer is right, -log(1/4) where it is wrong.
-    assert (score.correct, score.images) == (3, 4)
-    assert score.loss_sum == pytest.approx(3 * math.log(4 / 3) + math.log(4), rel=1e-6)
-    assert type(score.correct) is type(score.images) is int
-
-
-def test_the_loss_is_that_of_torch():
-    batches = make_batches(5, 7)
-    net = make_net()
-    score = evaluate(net, batches)
-    images, labels = map(torch.cat, zip(*batches, strict=True))
-    outputs = net.eval()(images)
-    assert score.loss == pytest.approx(cross_entropy(outputs, labels).item(), rel=1e-5)
-    assert score.correct == sum(int(row.argmax() == label) for row, label in zip(outputs, labels, strict=True))
-
-
-def test_an_evaluation_neither_uses_nor_changes_the_statistics_of_its_images():
-    net = make_net().train()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    together = evaluate(net, make_batches(4, 8))
-    one_by_one = [
-        (image, label)
-        for images, labels in make_batches(4, 8)
-        for image, label in zip(images.split(1), labels.split(1), strict=True)
-    ]
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert evaluate(net, one_by_one).loss == pytest.approx(together.loss, rel=1e-5)
-
-
-class FourImages:
-    """The same four images in both splits; all are class 0 in validation, half of them in test."""
-
-    def eval_batches(self, split):
-        labels = {"val": [0, 0, 0, 0], "test": [0, 1, 0, 1]}[split]
-        yield torch.ones(4, 1, 1, 1), torch.tensor(labels)
-
-
-def test_validation_and_test_score_the_state_that_is_given():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
-    evaluator = Evaluator("tiny", [net], FourImages(), batch_size=4)
-    says_0 = {"1.weight": torch.tensor([[1.0], [0.0]]), "1.bias": torch.zeros(2)}
-    says_1 = {"1.weight": torch.tensor([[0.0], [1.0]]), "1.bias": torch.zeros(2)}
-    assert [evaluator.validate(state).accuracy for state in (says_0, says_1, says_0)] == [100.0, 0.0, 100.0]
-    assert evaluator.test(says_0).accuracy == 50.0
+# The momentum of a saved run.
 
 
 def test_momentum_is_all_that_is_taken_from_a_saved_optimizer():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DIGITS, LIST
-from script_runs import assert_is_picture, names, stop_after, table_of
+from script_runs import assert_shows_something, names, stop_after, table_of
 
 from CIFAR import Lottery_pools
 from utils.connectivity import ConnectivityRun
@@ -35,7 +35,7 @@ def test_connectivity_walks_each_pair_of_neighbours_with_both_ends(walked):
 
 def test_connectivity_has_its_own_table_and_picture(walked):
     assert names(walked) == ["connectivity.csv", "connectivity.json", "connectivity.pdf", "connectivity.png"]
-    assert_is_picture(walked / "connectivity.png")
+    assert_shows_something(walked / "connectivity.png")
     with (walked / "connectivity.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     paths = json.loads((walked / "connectivity.json").read_text())["paths"]
@@ -52,7 +52,7 @@ def test_all_pairs_are_asked_for_in_the_folder_of_the_neighbours(walked, digits_
     assert [row.split()[0] for row in table_of(capfd.readouterr().out)[2:]] == ["0-1", "0-2", "1-2"]
     before, after = (json.loads((path / "connectivity.json").read_text())["paths"] for path in (walked, folder))
     assert [after[0], after[2]] == before and after[1]["levels"] == [0, 2]
-    assert_is_picture(folder / "barriers.png")
+    assert_shows_something(folder / "barriers.png")
 
 
 def test_interrupted_walk_goes_on_to_the_same_paths(walked, digits_tickets, tmp_path, monkeypatch):
