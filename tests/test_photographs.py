@@ -28,6 +28,14 @@ def images_of(folder: Path, processes: Processes = SINGLE, **options) -> ImageFo
     return ImageFolders(folder, processes, **{"image_size": 32, "resize": 36, "workers": 0, "cache_gb": 0, **options})
 
 
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The photographs that are decoded, one after the other."""
+    found, read = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path, **options: found.append(path) or read(path, **options))
+    return found
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_processes_share_scored_images_without_padding_or_dropping(photographs, split, world_size):
@@ -65,17 +73,15 @@ def test_recalibration_batches_go_whole_to_one_process_each(photographs):
     assert all(torch.equal(a, b) for a, b in zip(whole[1::2], parts[1], strict=True))
 
 
-def test_kept_images_are_the_decoded_ones_and_are_decoded_once(photographs, monkeypatch):
+def test_kept_images_are_the_decoded_ones_and_are_decoded_once(photographs, opened):
     kept, decoded = images_of(photographs, cache_gb=1), images_of(photographs)
-    for passes in range(2):
-        for split in ("val", "bn"):
-            batches = [
-                data.bn_batches(8, limit=20) if split == "bn" else data.eval_batches(split) for data in (kept, decoded)
-            ]
-            for (images, labels), (others, other_labels) in zip(*batches, strict=True):
-                assert torch.equal(images, others) and torch.equal(labels, other_labels)
-        if passes == 0:
-            monkeypatch.setattr(kept, "_decode", None)
+    first, second, expected = (
+        [*data.eval_batches("val"), *data.bn_batches(8, limit=20)] for data in (kept, kept, decoded)
+    )
+    assert len(opened) == 2 * (21 + 20)
+    for batches in (first, second):
+        for (images, labels), (others, other_labels) in zip(batches, expected, strict=True):
+            assert torch.equal(images, others) and torch.equal(labels, other_labels)
 
 
 def test_only_batches_for_a_gpu_are_decoded_into_memory_that_it_reads(photographs):
@@ -97,10 +103,10 @@ def count_validation(data: ImageFolders) -> int:
     return sum(len(labels) for _, labels in data.eval_batches("val"))
 
 
-def test_no_room_for_kept_images_means_decoding_again_and_is_said_once(photographs, capfd):
+def test_no_room_for_kept_images_means_decoding_again_and_is_said_once(photographs, opened, capfd):
     data = images_of(photographs, cache_gb=1e-6)
     assert count_validation(data) == count_validation(data) == 21
-    assert not data._memory
+    assert len(opened) == 2 * 21
     words = "decoded images do not fit into what --cache_gb 1e-06 leaves, so that every pass decodes them again"
     assert capfd.readouterr().err == f"val: 0.0 GB of {words}\n"
     assert count_validation(images_of(photographs, rank(1, 2), cache_gb=1e-6)) == 11
@@ -117,15 +123,18 @@ def kept_here(monkeypatch, tmp_path) -> Path:
     return folder
 
 
-def test_a_full_file_system_means_decoding_again_and_is_said_once(photographs, kept_here, monkeypatch, capfd):
+def test_a_full_file_system_means_decoding_again_and_is_said_once(photographs, kept_here, opened, monkeypatch, capfd):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    data = images_of(photographs, cache_gb=1)
-    room = data._room
-    assert count_validation(data) == count_validation(data) == 21
-    assert not data._memory and data._room == room and not any(kept_here.iterdir())
+    data = images_of(photographs, cache_gb=1.9e-4)  # 61 images
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full, raising=False)
+        assert count_validation(data) == count_validation(data) == 21
+    assert len(opened) == 2 * 21 and not any(kept_here.iterdir())
+    for _ in range(2):
+        list(data.bn_batches(16))
+    assert len(opened) == 2 * 21 + 60, "all of the room is left"
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"val: 0.0 GB of decoded images cannot be kept in {kept_here} (No space left on device), so")
 
@@ -136,13 +145,14 @@ def test_memory_that_is_not_there_is_missed_before_it_is_written_to(small_disk):
         assert "No space left on device" in _allocate(file, 10**6)
 
 
-def test_more_images_than_the_memory_takes_are_not_kept(photographs, kept_here, monkeypatch, capfd):
+def test_more_images_than_the_memory_takes_are_not_kept(photographs, kept_here, opened, monkeypatch, capfd):
     # Val are 21, train 60, and a tenth must be left.
     monkeypatch.setattr("utils.shared_memory.free_memory", lambda: 63 * 3 * 32**2)
     data = images_of(photographs, cache_gb=1)
-    assert count_validation(data) == 21 and [*data._memory] == ["val"]
-    list(data.bn_batches(16))
-    assert [*data._memory] == ["val"] and not any(kept_here.iterdir())
+    for _ in range(2):
+        assert count_validation(data) == 21
+        list(data.bn_batches(16))
+    assert len(opened) == 21 + 2 * 60 and not any(kept_here.iterdir())
     assert "decoded images do not fit into 0.0 GB of free memory, so that" in capfd.readouterr().err
 
 
@@ -166,10 +176,11 @@ class Second(Processes):
 
 
 @pytest.mark.parametrize("place", [(0, 2, 0, 1), (1, 2, 0, 1), (1, 2, 1, 2)], ids=["host 0", "host 1", "same host"])
-def test_no_process_keeps_images_for_which_another_has_no_room(photographs, kept_here, place, capfd):
+def test_no_process_keeps_images_for_which_another_has_no_room(photographs, kept_here, opened, place, capfd):
     data = images_of(photographs, Second(*place, torch.device("cpu")), cache_gb=1)
-    assert count_validation(data) == (10, 11)[place[0]]
-    assert not data._memory and not any(kept_here.iterdir())
+    count = (10, 11)[place[0]]
+    assert count_validation(data) == count_validation(data) == count
+    assert len(opened) == 2 * count and not any(kept_here.iterdir())
     assert ("cannot be kept there" in capfd.readouterr().err) == data.processes.is_main
 
 
@@ -336,12 +347,10 @@ def test_photographs_of_the_networks_size_are_taken_as_they_are(photographs, tmp
     assert torch.equal((images * 255).round().byte(), torch.stack([exact, larger]))
 
 
-def test_one_set_of_corrupted_photographs_is_kept_at_a_time(photographs, tmp_path, monkeypatch):
-    data = images_of(photographs, cache_gb=1)
-    images, room = CorruptedFolders(write_corrupted(tmp_path / "corrupted", photographs), data), data._room
-    for severity in (1, 2, 2):
-        ((first, labels),) = images.batches("fog", severity, 100)
-        assert len(data._memory) == 1 and data._room == room - 21 * 3 * 32**2
-    monkeypatch.setattr(data, "_decode", None)
-    ((again, _),) = images.batches("fog", 2, 100)
-    assert torch.equal(first, again) and labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+def test_one_set_of_corrupted_photographs_is_kept_at_a_time(photographs, opened, tmp_path):
+    data = images_of(photographs, cache_gb=7e-5)  # 22 images
+    images = CorruptedFolders(write_corrupted(tmp_path / "corrupted", photographs), data)
+    for severity, decoded in ((1, 21), (2, 42), (2, 42), (1, 63)):
+        ((pixels, labels),) = images.batches("fog", severity, 100)
+        assert len(opened) == decoded
+        assert pixels.shape[0] == 21 and labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7

@@ -37,11 +37,19 @@ def algorithm_2(start: list[float], tickets: list[list[float]], coefficients: li
 
 
 def finish_run(
-    ticket: Ticket, folder: Path, tickets: list[Ticket], score, method, search_num: int = 19, loss=None, **choices
+    ticket: Ticket,
+    folder: Path,
+    tickets: list[Ticket],
+    score,
+    method,
+    search_num: int = 19,
+    loss=None,
+    say=lambda line: None,
+    **choices,
 ):
     """The entry in `pools.json` and the pool's file of one start, with `score` (of a list of weights) as validation."""
     evaluator = FakeEvaluator(tickets, score, loss or (lambda weights: 0.0))
-    study = Study(evaluator.files, evaluator, search_num, 41, folder, {"settings": {}, "versions": {}})
+    study = Study(evaluator.files, evaluator, search_num, 41, folder, {"settings": {}, "versions": {}}, say)
     (entry,) = PoolRun(study, method, **choices).run([ticket.level])
     return entry, checkpoint.load(folder / entry["checkpoint"]), evaluator
 
@@ -197,14 +205,14 @@ def test_an_interrupted_search_with_all_departures_goes_on_to_the_same_pool(tmp_
         assert again == whole
 
 
-@pytest.mark.parametrize("interval, saved", [(0, [1, 2, 3]), (25, [3]), (1000, [])])
+@pytest.mark.parametrize("interval, saved", [(0, [1, 2, 3]), (35, [3]), (1000, [])])
 def test_an_unfinished_pool_is_saved_when_it_is_time(interval, saved, tmp_path, monkeypatch):
-    """By a clock on which each candidate takes ten seconds."""
-    tickets, steps, found = [make_ticket(level, [1.0, 4.0], [1, 1]) for level in range(4)], [], []
-    monkeypatch.setattr("utils.pool_runs.time.monotonic", lambda: 10 * len(steps))
-    monkeypatch.setattr("utils.pool_runs._step_line", lambda *step: steps.append(step))
+    """By a clock on which each line of the log takes ten seconds: those of a start and of each candidate."""
+    tickets, lines, found = [make_ticket(level, [1.0, 4.0], [1, 1]) for level in range(4)], [], []
+    monkeypatch.setattr("utils.pool_runs.time.monotonic", lambda: 10 * len(lines))
     monkeypatch.setattr(PoolFiles, "save_unfinished", lambda run, file, pool: found.append(len(pool.steps)))
-    finish_run(tickets[0], tmp_path, tickets, lambda weights: 1, greedy([0.5]), save_interval=interval)
+    method = greedy([0.5])
+    finish_run(tickets[0], tmp_path, tickets, lambda weights: 1, method, say=lines.append, save_interval=interval)
     assert found == saved
 
 

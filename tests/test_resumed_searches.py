@@ -338,12 +338,12 @@ def test_departures_have_folders_and_names_of_their_own(small_tickets, capfd):
 
 @pytest.mark.parametrize("method", ["Lottery_pools", "ensemble", "linear_inter"])
 def test_results_keep_the_versions_that_they_were_made_with(search, capfd, monkeypatch, method):
-    monkeypatch.setattr(provenance, "_git_revision", lambda: "before")
+    monkeypatch.setattr(provenance, "git_revision", lambda: "before")
     flags = ("--interpolate_method", method)
     folder = search("results", *flags, "--levels", "0")
     (path,) = (path for path in folder.glob("*.json"))
     written = path.read_bytes()
-    monkeypatch.setattr(provenance, "_git_revision", lambda: "after")
+    monkeypatch.setattr(provenance, "git_revision", lambda: "after")
     search("results", *flags, "--levels", "0", "--save_interval", "5")
     assert path.read_bytes() == written
     assert "what is there already was made with revision before (now after)" in capfd.readouterr().out
@@ -353,10 +353,10 @@ def test_results_keep_the_versions_that_they_were_made_with(search, capfd, monke
 
 def test_tickets_keep_the_flags_and_versions_that_they_were_found_with(tmp_path, capfd, monkeypatch):
     flags = [*SMALL, "--epochs", "2", "--rewind_epoch", "1", "--save_dir", str(tmp_path)]
-    monkeypatch.setattr(provenance, "_git_revision", lambda: "before")
+    monkeypatch.setattr(provenance, "git_revision", lambda: "before")
     main_imp.main([*flags, "--pruning_times", "2"])
     written = (tmp_path / "settings.json").read_bytes()
-    monkeypatch.setattr(provenance, "_git_revision", lambda: "after")
+    monkeypatch.setattr(provenance, "git_revision", lambda: "after")
     main_imp.main([*flags, "--pruning_times", "1"])
     assert (tmp_path / "settings.json").read_bytes() == written
     assert "what is there already was made with revision before (now after)" in capfd.readouterr().out

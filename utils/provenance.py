@@ -33,7 +33,7 @@ def describe_run(
             "precision": precision_name(device, flags.get("amp", False)),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
             "threads": torch.get_num_threads(),
-            "revision": _git_revision(),
+            "revision": git_revision(),
             "command": shlex.join(sys.argv),
         },
     }
@@ -55,7 +55,8 @@ def processor_name() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
-def _git_revision() -> str:
+def git_revision() -> str:
+    """The commit of this code, with `-dirty` where files differ from it; `unknown` outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
