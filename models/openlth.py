@@ -75,7 +75,7 @@ class OpenlthResNet(nn.Module):
 
 
 class OpenlthVGG(nn.Module):
-    """`cifar_vgg`: VGG without its last max-pool, images (N, 3, H, W) to logits (N, `classes`).
+    """`cifar_vgg`: images (N, 3, H, W) to logits (N, `classes`).
 
     `smallest_image` is the least height and width in pixels: each of the four poolings halves them.
     """
@@ -85,7 +85,7 @@ class OpenlthVGG(nn.Module):
     def __init__(self, depth: int, classes: int):
         super().__init__()
         layers, in_planes = [], 3
-        for planes in LAYERS[depth][:-1]:
+        for planes in LAYERS[depth]:
             if planes == "M":
                 layers.append(nn.MaxPool2d(2))
             else:

@@ -7,13 +7,14 @@ from torch import nn
 
 from models.widths import FULL_WIDTH, split_width
 
-WORDS = "VGG with batch norm, images of 32×32 or more (Simonyan and Zisserman 2015)"
-# The paper's configurations A, B, D and E by depth: the channels of each convolution, and M for a max-pool.
+WORDS = "VGG with batch norm, images of 16×16 or more (Simonyan and Zisserman 2015)"
+# The paper's configurations A, B, D and E by depth: the channels of each convolution, and M for a max-pool. Without the
+# last max-pool, as the published scripts and OpenLTH have it: of 32×32 pixels 2×2 are left, whose mean the head takes.
 LAYERS = {
-    11: (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
-    13: (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"),
-    16: (64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3, "M"),
-    19: (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"),
+    11: (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512),
+    13: (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512),
+    16: (64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3),
+    19: (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4),
 }
 ARCHS = {f"vgg{depth}_bn": layers for depth, layers in LAYERS.items()}
 PATTERNS = {"vggD_bn_W": "VGG of D = 11, 13, 16 or 19, as wide as W first channels make it instead of 64"}
@@ -23,10 +24,10 @@ class VGG(nn.Module):
     """The convolutions of one of `LAYERS`: images (N, 3, H, W) to logits (N, `classes`).
 
     The first convolution has `width` channels, the last eight times as many. `smallest_image` is the least height and
-    width in pixels: each of the five poolings halves them.
+    width in pixels: each of the four poolings halves them.
     """
 
-    smallest_image = 32
+    smallest_image = 16
 
     def __init__(self, layers: Sequence[int | str], width: int, classes: int):
         super().__init__()

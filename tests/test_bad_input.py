@@ -188,7 +188,7 @@ def test_unknown_network_and_the_list_of_known_ones(pools_fail, imp_fails, arch)
 
 def test_images_too_small_for_the_network(pools_fail, imp_fails):
     for fail in (pools_fail, imp_fails):
-        assert_names(fail("--arch", "vgg16_bn"), "--arch vgg16_bn", "32", "8")
+        assert_names(fail("--arch", "vgg16_bn"), "--arch vgg16_bn", "16", "8")
 
 
 def test_images_of_another_number_of_classes(pools_fail, tmp_path, small_tickets):
