@@ -47,6 +47,12 @@ def test_a_list_of_any_length_gives_its_best(count):
         assert best(hump(coefficients, Scorer(lambda c, top=top: -abs(c - top)))) == top
 
 
+def test_hump_looks_beside_the_largest_of_equally_good_ones():
+    scorer = Scorer(lambda c: 0.0)
+    hump(PAPER_COEFFICIENTS, scorer)
+    assert scorer.rounds[1] == [0.9]
+
+
 def test_the_order_of_the_list_does_not_matter_to_hump():
     scores = [hump(order, Scorer(lambda c: -abs(c - 0.3))) for order in (PAPER_COEFFICIENTS, PAPER_COEFFICIENTS[::-1])]
     assert scores[0] == scores[1]

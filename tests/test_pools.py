@@ -126,7 +126,7 @@ def test_coefficients_tried_at_the_same_time_and_in_any_order_give_the_same_pool
         search(start_from(8.0), readers({1: state(0.0)}), greedy([*values]), unfinished, scores, each=each)
         for each in (map, backwards, Workers(3).each)
     ]
-    assert [pool.state["w"].item() for pool in pools] == [4.0] * 3
+    assert [pool.state["w"].item() for pool in pools] == [6.0] * 3
     assert [pool.steps for pool in pools] == [pools[0].steps] * 3
 
 
@@ -155,11 +155,12 @@ def test_a_rejected_candidate_leaves_the_start_to_the_next_one():
     assert pool.shares == {0: 0.5, 2: 0.5}
 
 
-def test_the_first_of_equally_good_coefficients_wins():
+@pytest.mark.parametrize("coefficients", [[0.25, 0.75, 0.5], [0.5, 0.75, 0.25]])
+def test_of_equally_good_coefficients_the_one_that_keeps_most_of_the_pool_wins(coefficients):
     pool = search(
         start_from(8.0),
         readers({1: state(0.0)}),
-        greedy([0.25, 0.75, 0.5]),
+        greedy(coefficients),
         unfinished,
         score_of({2.0: 3.0, 6.0: 9.0, 4.0: 9.0}),
     )

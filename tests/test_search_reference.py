@@ -38,7 +38,7 @@ def slow_search(folder, level: int, data) -> list[tuple[list[float], float, bool
             update_bn((images for images, _ in data.train_batches(64, SEED, "recalibrate", level, number)), net)
             trials.append((validation(net.state_dict(), data), net.state_dict()))
         scores = [score for score, _ in trials]
-        place = scores.index(max(scores))
+        place = max(range(len(scores)), key=lambda place: (scores[place], COEFFICIENTS[place]))
         accepted = scores[place] >= best
         if accepted:
             best, pool = scores[place], copy.deepcopy(trials[place][1])

@@ -20,7 +20,7 @@ def hump(coefficients: Sequence[float], score_all: ScoreAll) -> dict[float, floa
     ordered = sorted(set(coefficients))
     coarse = ordered[1::3] + (ordered[-1:] if len(ordered) % 3 == 1 else [])  # none is further than one from these
     scores = grid(coarse, score_all)
-    best = ordered.index(max(scores, key=scores.get))
+    best = ordered.index(max(scores, key=lambda coefficient: (scores[coefficient], coefficient)))
     beside = [c for c in ordered[max(best - 1, 0) : best + 2] if c not in scores]
     return {**scores, **grid(beside, score_all)}
 

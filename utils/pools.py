@@ -180,7 +180,7 @@ def search(
         if number <= len(pool.steps):
             continue
         coefficients = list(rule.coefficients(number))
-        trials = _Trials(pool.state, read(), coefficients, lambda state, number=number: finish(state, number), score)
+        trials = _Trials(pool.state, read(), lambda state, number=number: finish(state, number), score)
         scores = rule.choose(coefficients, lambda chosen, trials=trials: list(each(trials.try_one, chosen)))
         # A whole margin may come out a rounding short of itself.
         accepted = rule.accept_all or trials.best_score >= pool.score + rule.margin * (1 - 1e-9)
@@ -208,28 +208,27 @@ def offer_mean(
 
 
 class _Trials:
-    """Interpolations of pool and candidate, of which only the best finished one is kept (the first of equals)."""
+    """Interpolations of pool and candidate, of which only the best finished one is kept.
+
+    Of equals it is the one that keeps most of the pool, as in the published script.
+    """
 
     def __init__(
         self,
         pool: State,
         candidate: State,
-        coefficients: Sequence[float],
         finish: Callable[[State], State],
         score: Callable[[State], float],
     ):
-        self.pool, self.candidate, self.coefficients = pool, candidate, coefficients
+        self.pool, self.candidate = pool, candidate
         self.finish, self.score = finish, score
-        self.best, self.best_score, self.coefficient = pool, float("-inf"), coefficients[0]
+        self.best, self.best_score, self.coefficient = pool, float("-inf"), 0.0
         self._lock = threading.Lock()  # several may be tried at the same time
 
     def try_one(self, coefficient: float) -> float:
         trial = self.finish(interpolate(self.pool, self.candidate, coefficient))
         score = self.score(trial)
         with self._lock:
-            if self._rank(score, coefficient) > self._rank(self.best_score, self.coefficient):
+            if (score, coefficient) > (self.best_score, self.coefficient):
                 self.best, self.best_score, self.coefficient = trial, score, coefficient
         return score
-
-    def _rank(self, score: float, coefficient: float) -> tuple[float, int]:
-        return score, -self.coefficients.index(coefficient)
