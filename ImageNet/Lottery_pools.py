@@ -32,7 +32,7 @@ def build_parser() -> Parser:
     cli.add_process_flags(parser).add_argument(
         "--parallel", choices=("data", "starts"), default="data", help="split the images, or the starting tickets"
     )
-    parser.set_defaults(**PAPER, batch_size=256)
+    parser.set_defaults(**PAPER, batch_size=256, EMA_value=0.9)
     return parser
 
 

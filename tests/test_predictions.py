@@ -95,6 +95,13 @@ def test_sure_and_right_is_free_sure_and_wrong_is_finite():
     assert found.brier.tolist() == pytest.approx([0, 2])
 
 
+def test_of_equal_logits_five_are_the_top_five():
+    """bfloat16 gives many equal ones."""
+    result = predictions(torch.zeros(12, 12), torch.arange(12))
+    assert result.correct.tolist() == [1, *[0] * 11]
+    assert result.in_top5.tolist() == [*[1] * 5, *[0] * 7]
+
+
 def test_top5_of_few_classes_is_everything():
     logits, labels = random_logits(outputs=4)
     assert predictions(logits, labels).summary()["top5_accuracy"] == 100

@@ -1,4 +1,8 @@
-"""Linear mode connectivity (Frankle et al. 2020): accuracy and loss along the line between two tickets."""
+"""Linear mode connectivity (Frankle et al. 2020): accuracy and loss along the line between two tickets.
+
+The barrier is that of Entezari et al. 2022, who take it from the loss; Frankle et al. take the error, and its rise above
+the mean of both ends.
+"""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,6 +1,7 @@
 """Interpolation weights found by gradient descent on validation images, as in Wortsman et al. 2022 (learned soup).
 
 One weight a member, or one a member and layer or block, softmax-parametrised, so that the mixture stays between them.
+Unlike theirs, no temperature of the logits is learned along with the weights.
 """
 
 import math
@@ -19,7 +20,8 @@ SAID_EVERY = 10  # steps
 Grouping = Callable[[str], str]
 GROUPS: dict[str, Grouping] = {
     "network": lambda name: "",
-    "block": lambda name: ".".join(name.split(".")[:-1][:2]),  # layer1.0 of layer1.0.conv1.weight
+    # layer1.0 of layer1.0.conv1.weight; a VGG has no blocks, and its layers stand alone.
+    "block": lambda name: ".".join(name.split(".")[:-1][:2]),
     "layer": lambda name: name.rpartition(".")[0],
 }
 

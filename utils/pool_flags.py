@@ -166,7 +166,7 @@ def _add_recipe_flags(parser: Parser) -> None:
         "--learned_per",
         choices=GROUPS,
         default=LATER_FLAGS["learned_per"],
-        help="learned has weights for the network, or for each block or layer",
+        help="learned has weights for the network, or for each block (of a VGG: layer) or layer",
     )
 
 

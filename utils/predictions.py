@@ -67,9 +67,11 @@ def per_image(logits: Tensor, labels: Tensor) -> Tensor:
     logs = log_softmax(logits.double(), 1)
     predicted = logits.float().argmax(1)  # as `evaluate` counts: of equal logits, which bfloat16 often gives, one
     true = logs.gather(1, labels[:, None])
+    before = torch.arange(logs.shape[1], device=logs.device) < labels[:, None]  # of equals the first is ahead
+    ahead = ((logs > true) | (before & (logs == true))).sum(1)
     confidence = logs.gather(1, predicted[:, None]).squeeze(1).exp()
     brier = logs.exp().square().sum(1) - 2 * true.squeeze(1).exp() + 1
-    return torch.stack([predicted == labels, (logs > true).sum(1) < TOP, confidence, -true.squeeze(1), brier])
+    return torch.stack([predicted == labels, ahead < TOP, confidence, -true.squeeze(1), brier])
 
 
 def mean_probabilities(answers: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

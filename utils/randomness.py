@@ -10,7 +10,10 @@ import torch
 
 
 def derive_seed(*purpose: int | str) -> int:
-    """A 63-bit seed for `purpose`, the same in every process and on every machine (unlike `hash`)."""
+    """A 63-bit seed for `purpose`, the same in every process and on every machine (unlike `hash`).
+
+    Torch's generator for the CPU makes use of the lower 32 bits.
+    """
     digest = hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
