@@ -1,7 +1,7 @@
 """Linear mode connectivity (Frankle et al. 2020): accuracy and loss along the line between two tickets.
 
-The barrier is that of Entezari et al. 2022, who take it from the loss; Frankle et al. take the error, and its rise above
-the mean of both ends.
+The barrier is that of Entezari et al. 2022: the loss above the line between both ends. Frankle et al. take the error,
+and how far it rises above the mean of both ends.
 """
 
 import math
