@@ -17,7 +17,10 @@ from utils.workers import Workers
 
 
 def algorithm_2(start: list[float], tickets: list[list[float]], coefficients: list[float], keep: int, score):
-    """Algorithm 2 of the paper, on lists: the pool, its score, and (scores, best coefficient, accepted) a candidate."""
+    """Algorithm 2 of the paper, on lists: the pool, its score, and (scores, best coefficient, accepted) a candidate.
+
+    Of equals it takes, as the published script does, the coefficient that keeps most of the pool.
+    """
     pool, pool_score, decisions = start, score(start), []
     for ticket in tickets:
         best, best_score, best_coefficient, scores = None, None, None, []
@@ -27,7 +30,7 @@ def algorithm_2(start: list[float], tickets: list[list[float]], coefficients: li
             for place in by_size[keep:]:
                 trial[place] = 0.0
             scores.append(score(trial))
-            if best is None or scores[-1] > best_score:
+            if best is None or (scores[-1], alpha) > (best_score, best_coefficient):
                 best, best_score, best_coefficient = trial, scores[-1], alpha
         accepted = best_score >= pool_score
         if accepted:
