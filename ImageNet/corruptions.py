@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from ImageNet.dataset import ImageFolders, evenly
+from ImageNet.dataset import ImageFolders
+from ImageNet.sources import evenly
 from utils.corruptions import SEVERITIES, in_order
 from utils.errors import UserError
 from utils.images import Batch

@@ -1,8 +1,8 @@
-"""ImageNet-sized photographs in: folders of JPEG files, decoded once where they are needed again and again.
+"""ImageNet-sized photographs in: JPEG files, decoded once where they are needed again and again.
 
-A folder holds `train`, `val` and, if there is one, `test`, each with one folder a class. Every process works on its own
-part: of each training batch, of the batches that recalibrate batch norm, of the images that are scored. Which images
-those are, and how each is cropped, follows from the seed alone, whatever the number of processes and workers.
+Every process works on its own part: of each training batch, of the batches that recalibrate batch norm, of the images
+that are scored. Which images those are, and how each is cropped, follows from the seed alone, whatever the number of
+processes and workers.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
+from ImageNet.sources import Sample, read_folders
 from models.normalize import IMAGENET_MEAN, IMAGENET_STD
 from utils.distributed import SINGLE, Processes
 from utils.errors import UserError, warn
@@ -32,7 +32,6 @@ from utils.shared_memory import shared_memory
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 LONGEST_RATIO = 100  # of an image's sides: the shorter one is resized to a fixed length
 UNREADABLE = -1  # the label of an image that cannot be decoded
-Sample = tuple[str, int]
 
 
 class Photographs(Dataset):
@@ -105,7 +104,7 @@ class ImageFolders:
     ):
         self.root, self.device, self.side, self.workers = root, processes.device, image_size, workers
         self.processes, self.part, self.seed = processes, processes if split_work else SINGLE, seed
-        self.samples, self.classes = _read_folders(root, val_images, data_limit)
+        self.samples, self.classes = read_folders(root, val_images, data_limit)
         self._cache_gb, self._room = cache_gb, cache_gb * 1e9
         self._memory: dict[str, tuple[Tensor, Tensor]] = {}
         self._unkept: set[str] = set()  # for which there was no room
@@ -298,49 +297,3 @@ class ImageFolders:
 def _cut(indices: range, size: int) -> list[range]:
     """Batches of `size` indices, in order; the last one may be smaller."""
     return [indices[first : first + size] for first in range(0, len(indices), size)]
-
-
-def _read_folders(root: Path, val_images: int | None, data_limit: int) -> tuple[dict[str, list[Sample]], list[str]]:
-    """The samples of train, val and test, and the class names. docs/imagenet.md tells what no `test` folder means."""
-    folders = {split: _read_split(root / split) for split in ("train", "val", "test") if (root / split).is_dir()}
-    for split in ("train", "val"):
-        if split not in folders:
-            raise UserError(f"{root} has no folder {split}: it needs train/CLASS/*.JPEG and val/CLASS/*.JPEG")
-    classes = folders["train"].classes
-    for split, folder in folders.items():
-        for name in sorted(set(classes) ^ set(folder.classes)):
-            raise UserError(f"{root}: class {name} is in only one of train and {split}{_advice(split)}")
-    samples = {split: folder.samples for split, folder in folders.items()}
-    if "test" not in samples:
-        samples["test"] = samples["val"]
-        samples["train"], samples["val"] = _hold_out(samples["train"], val_images)
-    return {split: evenly(part, data_limit) for split, part in samples.items()}, classes
-
-
-def _read_split(folder: Path) -> ImageFolder:
-    try:
-        return ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: {' '.join(str(error).split())}{_advice(folder.name)}") from error
-
-
-def _advice(split: str) -> str:
-    """What to do about a split with wrong classes: the `test` that ImageNet and Tiny ImageNet come with has none."""
-    advice = "; if its images have no labels, move test away or rename it, and val is the test set"
-    return advice if split == "test" else ""
-
-
-def _hold_out(train: list[Sample], val_images: int | None) -> tuple[list[Sample], list[Sample]]:
-    """The same random `val_images` (default: a tenth) of the training images in every run, kept for validation."""
-    wanted = round(len(train) / 10) if val_images is None else val_images
-    if not 0 < wanted < len(train):
-        raise UserError(f"--val_images {wanted}: there are {len(train)} training images to keep them from")
-    order = torch.randperm(len(train), generator=generator("validation")).tolist()
-    return [train[index] for index in sorted(order[wanted:])], [train[index] for index in sorted(order[:wanted])]
-
-
-def evenly(samples: list[Sample], limit: int) -> list[Sample]:
-    """At most `limit` (0: all) of `samples`, evenly over them and so over their classes."""
-    if not limit or limit >= len(samples):
-        return samples
-    return [samples[index * len(samples) // limit] for index in range(limit)]

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import models
+from CIFAR.dataset import CIFAR_STATISTICS
 from utils.pools import neighbours
 from utils.tickets import find_tickets, read_ticket
 
@@ -121,7 +122,7 @@ def milestones(epochs: int) -> list[int]:
 
 def train(arch: str, classes: int, data: dict[str, DataLoader], device: torch.device, epochs: int) -> list[float]:
     """`epochs` epochs of the classic loop, validation and test after each; returns (validation, test) of the last."""
-    net = models.build(arch, classes, [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]).to(device)
+    net = models.build(arch, classes, *CIFAR_STATISTICS["cifar100"]).to(device)
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(epochs))
     for _ in range(epochs):

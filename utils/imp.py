@@ -42,8 +42,6 @@ from utils.tickets import RunFiles, Snapshot, alike, read_ticket
 from utils.training import EpochSums, Schedule, make_optimizer, restore_momentum, train_epoch
 
 Note = Callable[[Path, int, Mapping[str, float]], None]
-PRUNE_TYPES = ("lt", "rewind_lt", "pt")
-PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH = "rewind_lt", 9  # the default folder of a run is called by them
 
 
 @dataclass(frozen=True)

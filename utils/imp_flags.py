@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from utils.imp import PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH, PRUNE_TYPES
 from utils.parser import Parser, count, epochs_list, nonnegative, positive, share
+from utils.tickets import PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH, PRUNE_TYPES
 
 
 def add_imp_flags(parser: Parser) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from utils.coefficients import SEARCHES
 from utils.connectivity import PAIRS
 from utils.evaluation import SELECTIONS
-from utils.imp import PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH, PRUNE_TYPES
 from utils.learned import GROUPS
 from utils.method_names import LATER_FLAGS, METHODS, SEARCH, method_name
 from utils.parser import Parser, Preset, count, nonnegative, positive, share
 from utils.pool_runs import ORDERS
 from utils.pools import PAPER_COEFFICIENTS
+from utils.tickets import PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH, PRUNE_TYPES
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
 FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}

@@ -39,6 +39,8 @@ EVALUATION_JSON, EVALUATION_CSV, RELIABILITY_PLOT = "evaluation.json", "evaluati
 CORRUPTIONS_CSV, CORRUPTIONS_PLOT = "corruptions.csv", "corruptions.png"
 CORRUPTED_LABELS = "labels.npy"
 CORRUPTED_SETTINGS = "corrupted.json"  # not SETTINGS, which a run of IMP in the same folder goes by
+PRUNE_TYPES = ("lt", "rewind_lt", "pt")
+PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH = "rewind_lt", 9  # the default folder of a run is called by them
 MAX_LEVEL = 10_000  # of tickets in a folder: programs count up to it
 STRAY_ZEROS = 0.01  # a dense network may have as many; of a sparse one, far more weights are zero
 
@@ -391,13 +393,14 @@ def fit_to_network(ticket: Ticket, network: State, arch: str) -> Ticket:
     for name in network:
         if name not in state and may_be_missing(name):
             state[name] = network[name].cpu()
-    for name in sorted(set(network) ^ set(state)):
-        raise UserError(f"{ticket.path} is no --arch {arch}: it {'has' if name in state else 'lacks'} {name}")
+    if odd := sorted(set(network) ^ set(state)):
+        raise UserError(f"{ticket.path} is no --arch {arch}: it {'has' if odd[0] in state else 'lacks'} {odd[0]}")
     resized = [name for name in network if state[name].shape != network[name].shape]
     if resized and {name.partition(".")[0] for name in resized} <= {"fc", "classifier"}:
         found, wanted = len(state[resized[0]]), len(network[resized[0]])
         raise UserError(f"{ticket.path} tells {found} classes apart, the data (--dataset, --data) has {wanted}")
-    for name in resized:
+    if resized:
+        name = resized[0]
         shapes = f"{tuple(state[name].shape)}, not {tuple(network[name].shape)}"
         raise UserError(f"{ticket.path} is no --arch {arch}: {name} is {shapes}")
     for name, value in network.items():
