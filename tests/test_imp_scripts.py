@@ -253,3 +253,12 @@ def test_tickets_without_checkpoints_are_not_written_over(small_tickets):
     with pytest.raises(UserError, match=str(small_tickets)):
         run_imp(small_tickets, "--seed", "3")
     assert {path: path.read_bytes() for path in small_tickets.iterdir()} == before
+
+
+def test_tickets_whose_checkpoints_were_deleted_are_not_written_over_by_another_run(small_tickets):
+    for path in small_tickets.glob("*checkpoint.pth.tar"):
+        path.unlink()
+    before = snapshot(small_tickets)
+    with pytest.raises(UserError, match=r"settings\.json belongs to a run with --seed"):
+        run_imp(small_tickets, "--seed", "3")
+    assert snapshot(small_tickets) == before

@@ -174,6 +174,8 @@ def _load_array(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
             if version not in NPY_HEADERS:
                 raise ValueError("it is no array of numbers or names")
             shape, _, dtype = NPY_HEADERS[version](file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects, not numbers or strings")
             if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
                 raise ValueError(f"it claims the shape {shape}, which it does not hold")
         with archive.open(entry) as file:

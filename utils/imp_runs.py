@@ -75,10 +75,12 @@ def _claimed(
 
     UserError where the folder holds another run, or tickets of nobody knows which.
     """
-    path, started = files.folder / tickets.SETTINGS, _is_started(files)
-    if not started and not path.exists() and tickets.holds_tickets(files.folder):
+    path = files.folder / tickets.SETTINGS
+    started, has_tickets = _is_started(files), tickets.holds_tickets(files.folder)
+    if has_tickets and not started and not path.exists():
         raise UserError(f"{files.folder} holds tickets that are not this run's: name another folder with --save_dir")
-    return claimed_folder(path, description, processes, started, renews)
+    # Checkpoints may have been deleted, and tickets of other flags must not be replaced by this run's.
+    return claimed_folder(path, description, processes, started or has_tickets, renews)
 
 
 def _is_started(files: RunFiles) -> bool:

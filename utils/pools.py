@@ -26,7 +26,8 @@ class SearchRule:
     `coefficients(k)` are the shares (0..1) that the pool may keep when its k-th candidate (from 1) is tried;
     `accept_all` takes each candidate whatever it scores; `choose` says which of the coefficients get a score. The
     others are departures from the paper: a candidate must raise the score by `margin`, in the score's unit, all
-    candidates are tried `passes` times, and at the end the mean of the members is tried (`even_out`).
+    candidates are tried `passes` times, and at the end the mean of the members is tried (`even_out`: left to the caller
+    of `search`, who has the members, and `offer_mean` for it).
     """
 
     coefficients: Callable[[int], Sequence[float]]
@@ -42,7 +43,7 @@ def greedy(
 ) -> SearchRule:
     """Lottery Pools: the best coefficient for each candidate, accepted unless the score falls. `[0.5]` is averaging.
 
-    `departures` from the paper are `margin`, `passes` and `even_out`, as `SearchRule` says.
+    `departures` from the paper are those of `SearchRule`.
     """
     return SearchRule(lambda _: coefficients, choose=choose, **departures)
 
