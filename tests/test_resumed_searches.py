@@ -121,6 +121,28 @@ def test_ticket_less_accurate_than_its_file_says_is_reported_where_it_takes_part
     )
 
 
+def test_tickets_trained_on_another_part_of_the_images_are_reported(search, small_tickets, capfd):
+    path = small_tickets / "settings.json"
+    content = json.loads(path.read_text())
+    images = content["settings"]["images"]
+    given = dict(images)
+    images["train"], images["val"] = images["train"] + 5, images["val"] - 5
+    path.write_text(json.dumps(content))
+    search("pools", "--levels", "0", "--search_num", "1")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(
+        f"warning: {path} notes {images['train']} training and {images['val']} validation images, here are "
+        f"{given['train']} and {given['val']}"
+    )
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": {"images": {"train": "many"}}}'])
+def test_tickets_can_be_pooled_whatever_their_settings_file_holds(search, small_tickets, content, capfd):
+    (small_tickets / "settings.json").write_text(content)
+    search("pools", "--levels", "0", "--search_num", "1")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("flag, value", [("coefficient_search", "hump"), ("final_bn_images", 64), ("passes", 2)])
 def test_pools_older_than_a_flag_do_not_mix_with_those_made_by_it(search, flag, value):
     path = search("pools", "--levels", "0", "--search_num", "1") / "pools.json"

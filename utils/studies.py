@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils import tickets
+from utils import checkpoint, tickets
 from utils.claims import claimed_folder
 from utils.distributed import SINGLE, Processes
-from utils.errors import warn
+from utils.errors import UserError, warn
 from utils.evaluation import Evaluator, Score
-from utils.plain_data import Schema
+from utils.plain_data import Schema, is_whole, misfit
 from utils.pools import neighbours
 from utils.provenance import changed_versions
 from utils.ticket_cache import TicketCache
@@ -74,14 +74,35 @@ class Study:
     def check_tickets(self, files: Iterable[TicketFile]) -> None:
         """Report those of `files` with another validation accuracy than they tell, before anything is built on them.
 
-        A difference of up to `ticket_tolerance` points is none. Files that tell no accuracy are not measured.
+        A difference of up to `ticket_tolerance` points is none. Files that tell no accuracy are not measured. Reports
+        too where a run of ours notes another number of training or validation images.
         """
+        if self.processes.is_main and (doubt := self._doubt_about_split()):
+            warn(doubt)
         for file in sorted({*files}, key=lambda file: file.level):
             ticket = self.read_ticket(file)
             if ticket.recorded_accuracy is not None:
                 accuracy = self.score(file).accuracy
                 if abs(accuracy - ticket.recorded_accuracy) > self.ticket_tolerance and self.processes.is_main:
                     warn(_doubt(ticket, accuracy))
+
+    def _doubt_about_split(self) -> str | None:
+        path, given = tickets.settings_path(self.files[0]), self.description["settings"].get("images")
+        try:
+            content = checkpoint.load_json(path)
+        except UserError:  # other programs write none, and tickets can be read without
+            return None
+        sizes = {"train": is_whole, "val": is_whole}
+        if misfit(given, sizes) or misfit(content, {"settings": {"images": sizes}}):
+            return None
+        noted = content["settings"]["images"]
+        if all(noted[split] == given[split] for split in sizes):
+            return None
+        return (
+            f"warning: {path} notes {noted['train']} training and {noted['val']} validation images, here are "
+            f"{given['train']} and {given['val']}: pools may be chosen on images that their tickets were trained on "
+            "(--val_images, --data_limit)"
+        )
 
     def candidates(self, start: TicketFile) -> list[TicketFile]:
         """The nearest other tickets, nearest first."""
