@@ -38,6 +38,7 @@ POOLS |= {"coefficient_search": "grid", "final_bn_images": None, "jobs": None, "
 POOLS |= {"EMA_value": 0.95, "bn_images": 0, "levels": None, "prune_type": "rewind_lt", "rewind_epoch": 9}
 PHOTOGRAPHS = {"image_size": 224, "cache_gb": 16, "timeout": 600, "save_interval": 30}
 IMAGENET_POOLS = {"arch": "imagenet_resnet_18", "seed": 17, "rewind_epoch": 5, "batch_size": 256, "ticket_tolerance": 1}
+IMAGENET_POOLS |= {"EMA_value": 0.9, "search_num": 19}
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from utils.tickets import PAPER_PRUNE_TYPE, PAPER_REWIND_EPOCH, PRUNE_TYPES
 
 # The fastest search whose pools are as good as those of the published one; README has the figures.
 FAST = {"bn_images": 256, "final_bn_images": 2048, "coefficient_search": "hump", "amp": True}
-# What --recipe names. The best one gains more than the paper's search on most tickets that are about equally good, and
-# on others as much; README has the figures.
+# What --recipe names. Over all measured runs of about equally good tickets the best one gains more than the paper's
+# search, on others as much; README has the figures, and where it has no lead.
 RECIPES = {
     "paper": {"interpolate_method": SEARCH, "denser_num": LATER_FLAGS["denser_num"]},
     "best": {"interpolate_method": "average_or_soup", "denser_num": 1},

@@ -87,6 +87,7 @@ class Study:
                     warn(_doubt(ticket, accuracy))
 
     def _doubt_about_split(self) -> str | None:
+        """What to warn of where the tickets' run, by its own record, kept other images for validation than these."""
         path, given = tickets.settings_path(self.files[0]), self.description["settings"].get("images")
         try:
             content = checkpoint.load_json(path)
